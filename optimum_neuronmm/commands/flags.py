@@ -1,0 +1,135 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The `--neuronmm*` flags, and the options of `NeuronMMConfig` that they stand for.
+
+A flag that is not given is None, so that each default has one home: `NeuronMMConfig`. The help repeats it as text,
+because importing the config takes transformers; a test compares the two.
+"""
+
+import argparse
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+
+PREFIX = "neuronmm_"
+
+
+class _RelaxInstanceType(argparse.Action):
+    """Stores what `store` and `append` would, and lets the parser do without `--instance_type`.
+
+    Where there is no Neuron device, optimum-neuron's parser requires `--instance_type`. Compressing needs none; a plain
+    export still does, so the requirement may only go once a flag of ours has been seen.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for action in parser._actions:
+            if action.dest == "instance_type":
+                action.required = False
+        setattr(namespace, self.dest, self.new_value(namespace, values))
+
+    def new_value(self, namespace: Namespace, values):
+        return values
+
+
+class _Enable(_RelaxInstanceType):
+    def new_value(self, namespace, values):
+        return True
+
+
+class _Append(_RelaxInstanceType):
+    def new_value(self, namespace, values):
+        return [*(getattr(namespace, self.dest) or []), values]
+
+
+def add_neuronmm_arguments(parser: ArgumentParser) -> None:
+    """Adds `--neuronmm` and one flag for each option of `NeuronMMConfig`."""
+    group = parser.add_argument_group(
+        "NeuronMM", "Replace the MLP weights by block-aligned low-rank factors before exporting (needs --neuronmm)."
+    )
+    group.add_argument(
+        "--neuronmm",
+        action=_Enable,
+        nargs=0,
+        default=False,
+        help="Compress the MLPs of a decoder model into low-rank factors.",
+    )
+
+    def add(option: str, help: str, default: str, action=_RelaxInstanceType, **kwargs) -> None:
+        help = f"{help} Default: {default}."
+        group.add_argument(f"--{PREFIX}{option}", action=action, default=None, help=help, **kwargs)
+
+    add(
+        "compression_ratio",
+        "Fraction of the projections' parameters to REMOVE, between 0 and 1. The achieved ratio differs a little, "
+        "because ranks are aligned; both are reported.",
+        "0.1",
+        type=float,
+        metavar="RATIO",
+    )
+    add("block_size", "Ranks are multiples of this.", "128", type=int, metavar="N")
+    add(
+        "alpha",
+        "Rounding threshold of the rank: 0 rounds down, 0.5 to the nearest multiple.",
+        "0.5",
+        type=float,
+        metavar="A",
+    )
+    add(
+        "projections",
+        "Which projections of each MLP to compress, separated by commas: any of gate, up, down.",
+        "gate,up,down",
+        type=_comma_separated,
+        metavar="NAMES",
+    )
+    add(
+        "decomposition",
+        "Activation-aware (whitened) or plain singular value decomposition.",
+        "whitened",
+        choices=["whitened", "svd"],
+    )
+    add(
+        "calibration",
+        "Text to measure activations on: 'self' (sampled from the model itself, needs no data), a .txt or .jsonl file "
+        "(gzipped too), or a named dataset, wikitext2 or c4. Repeat the flag to mix sources.",
+        "wikitext2",
+        action=_Append,
+        metavar="SOURCE",
+    )
+    add("calibration_samples", "Number of windows of calibration text.", "64", type=int, metavar="N")
+    add("calibration_length", "Tokens in each window.", "512", type=int, metavar="N")
+    add("seed", "Seed of the calibration windows.", "0", type=int, metavar="N")
+    add(
+        "target",
+        "What to write: a checkpoint that runs anywhere (cpu) or one compiled for a Neuron device (neuron). auto is "
+        "neuron where the Neuron SDK is installed.",
+        "auto",
+        choices=["auto", "cpu", "neuron"],
+    )
+    add(
+        "kernel",
+        "How a compiled model computes the factors: with NKI kernels, with what the compiler makes of plain matrix "
+        "products, or auto: the kernel wherever it compiles and agrees with its reference.",
+        "auto",
+        choices=["auto", "nki", "compiler"],
+    )
+
+
+def given_options(args: Namespace) -> dict[str, Any]:
+    """The options of `NeuronMMConfig` that were given on the command line, by field name."""
+    flags = {dest: value for dest, value in vars(args).items() if dest.startswith(PREFIX) and value is not None}
+    return {dest.removeprefix(PREFIX): value for dest, value in flags.items()}
+
+
+def _comma_separated(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,176 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Compresses a dense checkpoint into a directory: from the inputs to the published result."""
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from .allocation import Allocation, allocate_uniform
+from .calibration import CalibrationText, calibration_windows, check_sources, held_out_count
+from .checkpoint import write_checkpoint
+from .configuration import NeuronMMConfig
+from .errors import NeuronMMError
+from .families import family_of
+from .hub import write_model_card
+from .layerwise import compress_layers
+from .report import REPORT_NAME, format_report
+from .sampling import sampler
+from .source import DenseCheckpoint, open_dense
+from .version import __version__
+from .workspace import Workspace, check_disk_space, check_output_dir, explained_disk_errors
+
+
+def compress(
+    model: str | Path,
+    output_dir: str | Path,
+    config: NeuronMMConfig | None = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    device: str | torch.device | None = None,
+) -> dict:
+    """Replaces MLP projections of a model by block-aligned low-rank factors and writes the result as a checkpoint.
+
+    Memory holds one layer, its statistics and the hidden states of the calibration text, whatever the model's size.
+    An interrupted run goes on where it was when it is started again with the same arguments.
+
+    Args:
+        model: directory of a Hugging Face model, or its Hub id.
+        output_dir: written whole at the end; must not exist, or be empty.
+        config: what to do; the defaults where None.
+        revision, cache_dir, token: as in `from_pretrained`, for a Hub id.
+        trust_remote_code: allows code that the model brings along.
+        device: to compute on; CUDA where there is one, else the CPU.
+
+    Returns:
+        The report that was also printed and written to `neuronmm_report.json`.
+
+    Raises:
+        NeuronMMError: for every input that can be put right; then `output_dir` was not touched.
+    """
+    config = config or NeuronMMConfig()
+    output_dir = Path(output_dir).absolute()
+    check_output_dir(output_dir)
+    check_sources(config.calibration)
+    checkpoint = open_dense(model, revision, cache_dir, token, trust_remote_code)
+    allocation = allocate_uniform(checkpoint, family_of(checkpoint.config), config)
+    tokenizer = _load_tokenizer(checkpoint)
+    check_disk_space(output_dir, _disk_needed(checkpoint, config))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    print(
+        f"Compressing {model}: ratio {config.compression_ratio}, block size {config.block_size}, projections "
+        f"{', '.join(config.projections)}, {config.decomposition} SVD, calibration {', '.join(config.calibration)}.",
+        flush=True,
+    )
+    workspace = Workspace(output_dir, _fingerprint(checkpoint, config, device))
+    try:
+        text = _collect_text(config, checkpoint, tokenizer, workspace)
+        perplexity = compress_layers(checkpoint, allocation, config, text, workspace, device)
+        with explained_disk_errors(output_dir):
+            report = _write_result(checkpoint, allocation, config, text, perplexity, workspace)
+        workspace.publish()
+    finally:
+        workspace.close()
+    print(format_report(report), flush=True)
+    return report
+
+
+def _collect_text(config, checkpoint: DenseCheckpoint, tokenizer, workspace: Workspace) -> CalibrationText:
+    """The calibration text, the same when a run is resumed as when it was begun."""
+    described = workspace.read_json("calibration.json")
+    if described is not None:
+        return CalibrationText(**workspace.load("calibration"), **described)
+    text = calibration_windows(config, tokenizer, sampler(checkpoint, tokenizer, config.seed, workspace.cached))
+    workspace.save("calibration", {"windows": text.windows, "held_out": text.held_out})
+    workspace.write_json("calibration.json", {"sources": text.sources, "bos": text.bos})
+    return text
+
+
+def _write_result(
+    checkpoint: DenseCheckpoint,
+    allocation: Allocation,
+    config: NeuronMMConfig,
+    text: CalibrationText,
+    perplexity: dict,
+    workspace: Workspace,
+) -> dict:
+    """Writes checkpoint, report and model card into the workspace's result. Returns the report."""
+    directory = workspace.new_result()
+    final = NeuronMMConfig.from_dict({**config.to_dict(), "modules": allocation.modules})
+    factor_files = [workspace.path / f"layer-{layer}.safetensors" for layer in range(allocation.layers)]
+    write_checkpoint(checkpoint, factor_files, final, directory)
+    before = checkpoint.parameter_count
+    after = before - allocation.parameters_before + allocation.parameters_after
+    report = {
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "compression_ratio": {
+            "requested": config.compression_ratio,
+            "projections": allocation.removed,
+            "model": 1 - after / before,
+        },
+        "parameters": {
+            "before": before,
+            "after": after,
+            "projections_before": allocation.parameters_before,
+            "projections_after": allocation.parameters_after,
+        },
+        "perplexity": perplexity,
+        "calibration": {"sources": text.sources, "seed": config.seed, "length": config.calibration_length},
+        "projections": [e for i in range(allocation.layers) for e in workspace.read_json(f"layer-{i}.json")],
+        "seconds": workspace.seconds,
+        "versions": {
+            "optimum-neuronmm": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    (directory / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_model_card(directory, report, final)
+    return report
+
+
+def _load_tokenizer(checkpoint: DenseCheckpoint):
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.directory, trust_remote_code=checkpoint.trust_remote_code)
+    except (OSError, ValueError, TypeError) as error:
+        raise NeuronMMError(
+            f"{checkpoint.name} has no tokenizer that transformers can load, and calibration text needs one "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+
+
+def _disk_needed(checkpoint: DenseCheckpoint, config: NeuronMMConfig) -> int:
+    """Bytes while compressing: the factors, the result with them, and two generations of hidden states in float32."""
+    windows = config.calibration_samples + 2 * held_out_count(config.calibration_samples)
+    states = windows * config.calibration_length * checkpoint.config.hidden_size * 4
+    return 2 * checkpoint.nbytes + 2 * states
+
+
+def _fingerprint(checkpoint: DenseCheckpoint, config: NeuronMMConfig, device: torch.device) -> str:
+    """Identity of everything that decides the factors."""
+    decides = {name: value for name, value in config.to_dict().items() if name not in ("target", "kernel")}
+    paths = [Path(source) for source in config.calibration if Path(source).is_file()]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    content = [checkpoint.fingerprint(), decides, files, device.type, torch.__version__, transformers.__version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,263 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""NeuronMMConfig: what the user chooses, and what config.json remembers of it."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import PushToHubMixin, logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from .errors import NeuronMMError
+from .version import __version__
+
+
+logger = logging.get_logger(__name__)
+
+QUANT_METHOD = "neuronmm"
+CONFIG_NAME = "neuronmm_config.json"
+# Raised when an older release could misread what a newer one wrote. Keys that may be ignored do not need it.
+FORMAT_VERSION = 1
+
+PROJECTIONS = ("gate", "up", "down")
+DECOMPOSITIONS = ("whitened", "svd")
+TARGETS = ("auto", "cpu", "neuron")
+KERNELS = ("auto", "nki", "compiler")
+DTYPES = ("float32", "bfloat16", "float16")
+STORAGES = ("uv",)
+
+
+@dataclass(repr=False)
+class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
+    """Options of block-aligned low-rank compression, and the form of a compressed checkpoint.
+
+    It travels in config.json under `quantization_config`, which is how transformers recognises the checkpoint.
+
+    Args:
+        compression_ratio: fraction of the compressed projections' parameters that is REMOVED, in (0, 1).
+        block_size: ranks are multiples of it; a positive multiple of 32. 128 is the width of the tensor engine's tile.
+        alpha: rounding threshold of the rank, in [0, 1): 0 rounds down, 0.5 to the nearest multiple (NeuronMM,
+            arXiv 2510.25977, rank formula).
+        projections: which of the MLP's projections to factorise: any of "gate", "up", "down".
+        decomposition: "whitened" (activation-aware SVD, needs calibration text for the factors) or "svd" (plain).
+        calibration: a source of text or several to mix: "self" (text sampled from the model), a .txt or .jsonl file
+            (gzipped too), or a named dataset, "wikitext2" or "c4".
+        calibration_samples: number of windows of calibration text, over all sources.
+        calibration_length: tokens in each window.
+        seed: chooses the windows and, for "self", the text.
+        target: "cpu", "neuron", or "auto": neuron where the Neuron SDK is installed.
+        kernel: "nki" insists on the fused kernels, "compiler" lets the compiler lower plain matrix products, "auto"
+            tries each kernel and falls back.
+        dtype: dtype of the checkpoint that is written; None keeps each tensor's own.
+        modules: set by compression: `{module path: {"rank": r, "storage": "uv"}}`. What is not listed is dense.
+        format_version: of the checkpoint's form.
+        neuronmm_version: of the package that made the config.
+
+    Raises:
+        NeuronMMError: naming the option, what was expected and what was got.
+    """
+
+    compression_ratio: float = 0.1
+    block_size: int = 128
+    alpha: float = 0.5
+    projections: list[str] = field(default_factory=lambda: list(PROJECTIONS))
+    decomposition: str = "whitened"
+    calibration: list[str] = field(default_factory=lambda: ["wikitext2"])
+    calibration_samples: int = 64
+    calibration_length: int = 512
+    seed: int = 0
+    target: str = "auto"
+    kernel: str = "auto"
+    dtype: str | None = None
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    neuronmm_version: str = __version__
+    quant_method: str = QUANT_METHOD
+
+    def __post_init__(self):
+        self.calibration = _as_list("calibration", self.calibration)
+        self.projections = _as_list("projections", self.projections)
+        self._check_numbers()
+        self._check_choices()
+        self._check_modules()
+
+    def _check_numbers(self) -> None:
+        _check_number("compression_ratio", self.compression_ratio, float)
+        if not 0 < self.compression_ratio < 1:
+            raise NeuronMMError(
+                f"compression_ratio must lie strictly between 0 and 1, got {self.compression_ratio}. It is the fraction "
+                "of the MLP parameters that is removed: 0.1 keeps 90 %."
+            )
+        _check_number("block_size", self.block_size, int)
+        if self.block_size <= 0 or self.block_size % 32:
+            raise NeuronMMError(
+                f"block_size must be a positive multiple of 32, got {self.block_size}. 128 fits the tensor engine's "
+                "tile; try 32 or 64 for small models."
+            )
+        _check_number("alpha", self.alpha, float)
+        if not 0 <= self.alpha < 1:
+            raise NeuronMMError(
+                f"alpha must lie in [0, 1), got {self.alpha}. 0 rounds ranks down, 0.5 to the nearest."
+            )
+        for name, least in (("calibration_samples", 1), ("calibration_length", 8), ("seed", 0)):
+            _check_number(name, getattr(self, name), int)
+            if getattr(self, name) < least:
+                raise NeuronMMError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+    def _check_choices(self) -> None:
+        for name in self.projections:
+            if name not in PROJECTIONS:
+                raise NeuronMMError(f"Unknown projection {name!r}: choose from {', '.join(PROJECTIONS)}.")
+        if not self.projections or len(set(self.projections)) != len(self.projections):
+            raise NeuronMMError(
+                f"projections must name each of {', '.join(PROJECTIONS)} at most once, and at least one of them, got "
+                f"{self.projections}."
+            )
+        # One order, so that configs which mean the same are equal.
+        self.projections = [name for name in PROJECTIONS if name in self.projections]
+        if not self.calibration or not all(isinstance(s, str) and s.strip() for s in self.calibration):
+            raise NeuronMMError(
+                f"calibration must name at least one source of text, got {self.calibration}. Try 'self', a .txt or "
+                ".jsonl file, or 'wikitext2'."
+            )
+        for name, choices in (("decomposition", DECOMPOSITIONS), ("target", TARGETS), ("kernel", KERNELS)):
+            if getattr(self, name) not in choices:
+                raise NeuronMMError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.dtype is not None:
+            self.dtype = str(self.dtype).removeprefix("torch.")
+            if self.dtype not in DTYPES:
+                raise NeuronMMError(f"dtype must be one of {', '.join(DTYPES)} or None, got {self.dtype!r}.")
+
+    def _check_modules(self) -> None:
+        if self.quant_method != QUANT_METHOD:
+            raise NeuronMMError(f"quant_method must be {QUANT_METHOD!r}, got {self.quant_method!r}.")
+        if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
+            raise NeuronMMError(
+                f"This checkpoint has format {self.format_version}, written by optimum-neuronmm {self.neuronmm_version}; "
+                f"optimum-neuronmm {__version__} reads up to format {FORMAT_VERSION}. Upgrade: pip install -U "
+                "optimum-neuronmm"
+            )
+        if not isinstance(self.modules, dict):
+            raise NeuronMMError(
+                f"modules must map module paths to rank and storage, got {type(self.modules).__name__}."
+            )
+        for path, entry in self.modules.items():
+            rank = entry.get("rank") if isinstance(entry, dict) else None
+            if type(rank) is not int or rank <= 0:
+                raise NeuronMMError(
+                    f"modules[{path!r}] must have a positive integer 'rank', got {entry!r}. config.json is damaged: "
+                    "fetch or compress the model again."
+                )
+            if entry.get("storage") not in STORAGES:
+                raise NeuronMMError(
+                    f"modules[{path!r}] has storage {entry.get('storage')!r}; optimum-neuronmm {__version__} knows "
+                    f"{', '.join(STORAGES)}. Upgrade: pip install -U optimum-neuronmm"
+                )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs):
+        """Builds a config from a dictionary.
+
+        Keys that this release does not know are an error, unless a newer release wrote them: then they are dropped
+        with a warning, because what may not be ignored raises `format_version`.
+        """
+        known = {f.name for f in fields(cls)}
+        config_dict = dict(config_dict)
+        unknown = sorted(set(config_dict) - known)
+        if unknown:
+            written_by = str(config_dict.get("neuronmm_version", __version__))
+            if _release(written_by) <= _release(__version__):
+                raise NeuronMMError(
+                    f"Unknown option {', '.join(unknown)}: NeuronMMConfig takes {', '.join(sorted(known))}."
+                )
+            for name in unknown:
+                del config_dict[name]
+            # Checked below: a form that cannot be read is an error whatever the unknown keys are.
+            logger.warning(
+                f"Ignoring {', '.join(unknown)}, written by optimum-neuronmm {written_by}; this is {__version__}."
+            )
+        used = {name: value for name, value in kwargs.items() if name in known}
+        config = cls(**{**config_dict, **used})
+        unused = {name: value for name, value in kwargs.items() if name not in known}
+        return (config, unused) if return_unused_kwargs else config
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return self.to_dict()
+
+    @classmethod
+    def from_json_file(cls, path: str | os.PathLike) -> "NeuronMMConfig":
+        """Reads what `to_json_file` wrote."""
+        try:
+            config_dict = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise NeuronMMError(f"{path} could not be read as a NeuronMMConfig: {error}.") from error
+        if not isinstance(config_dict, dict):
+            raise NeuronMMError(f"{path} must hold a JSON object, got {type(config_dict).__name__}.")
+        return cls.from_dict(config_dict)
+
+    @classmethod
+    def from_pretrained(cls, directory_or_id: str | os.PathLike, **kwargs) -> "NeuronMMConfig":
+        """Reads `neuronmm_config.json` from a directory or a Hub repository.
+
+        Keyword arguments (`revision`, `token`, ...) go to `huggingface_hub.hf_hub_download`.
+        """
+        path = Path(directory_or_id) / CONFIG_NAME
+        if not Path(directory_or_id).is_dir():
+            from huggingface_hub import hf_hub_download
+
+            path = hf_hub_download(str(directory_or_id), CONFIG_NAME, **kwargs)
+        return cls.from_json_file(path)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes `neuronmm_config.json`, and pushes it where `push_to_hub` is set (`kwargs` as in transformers)."""
+        save_directory = Path(save_directory)
+        save_directory.mkdir(parents=True, exist_ok=True)
+        if push_to_hub:
+            repo_id = self._create_repo(kwargs.pop("repo_id", save_directory.name), **kwargs)
+            files_timestamps = self._get_files_timestamps(save_directory)
+        self.to_json_file(save_directory / CONFIG_NAME)
+        if push_to_hub:
+            self._upload_modified_files(
+                save_directory,
+                repo_id,
+                files_timestamps,
+                commit_message=kwargs.get("commit_message"),
+                token=kwargs.get("token"),
+            )
+
+
+def _as_list(name: str, value) -> list[str]:
+    if isinstance(value, (str, os.PathLike)):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise NeuronMMError(f"{name} must be a name or a list of names, got {value!r}.")
+    return [os.fspath(v) if isinstance(v, os.PathLike) else v for v in value]
+
+
+def _check_number(name: str, value, kind: type) -> None:
+    accepted = (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        raise NeuronMMError(f"{name} must be {'a number' if kind is float else 'an integer'}, got {value!r}.")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numeric release of a version, comparable: "0.2.0.dev0" is (0, 2, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("dev")[0].split("rc")[0])[:3])

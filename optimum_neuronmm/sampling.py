@@ -1,0 +1,89 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Text that a model writes itself, as calibration data that nobody has to download."""
+
+import tempfile
+from collections.abc import Callable
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from .calibration import document_start
+from .source import DenseCheckpoint
+
+
+_BATCH = 36
+
+
+def sampler(
+    checkpoint: DenseCheckpoint,
+    tokenizer,
+    seed: int,
+    cached: Callable[[str, Callable[[], torch.Tensor]], torch.Tensor],
+) -> Callable[[int, int], torch.Tensor]:
+    """A function `(count, length) -> (count, length)` token ids, sampled at temperature 1 from the whole distribution.
+
+    Every window begins with the token that begins a document and goes on past the end of one. The model is loaded
+    whole for this, onto disk where it does not fit into memory (slow: prefer a file for such models).
+
+    Args:
+        cached: `cached(name, compute)` returns what an earlier run stored under `name`, or computes and stores it.
+    """
+
+    def sample(count: int, length: int) -> torch.Tensor:
+        start, model = document_start(tokenizer), None
+        batches = []
+        with tqdm(total=count * length, desc="Sampling calibration text", unit="tok") as progress:
+            for index, first in enumerate(range(0, count, _BATCH)):
+                size = min(_BATCH, count - first)
+
+                def compute(index=index, size=size):
+                    nonlocal model
+                    model = model or _load(checkpoint)
+                    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+                    return sample_tokens(model, start, size, length, generator, progress.update)
+
+                batches.append(cached(f"self-{length}-{index}-{size}", compute))
+                progress.update(size * length - (progress.n - first * length))
+        return torch.cat(batches)
+
+    return sample
+
+
+@torch.no_grad()
+def sample_tokens(
+    model, start: int, count: int, length: int, generator: torch.Generator, advance: Callable[[int], object]
+) -> torch.Tensor:
+    """(count, length) token ids, the first of each `start`, the others drawn from the model's distribution."""
+    tokens = torch.full((count, length), start)
+    cache = DynamicCache(config=model.config)
+    for position in range(1, length):
+        last = tokens[:, position - 1 : position].to(model.device)
+        logits = model(input_ids=last, past_key_values=cache, use_cache=True).logits[:, -1]
+        probabilities = logits.float().softmax(-1).cpu()
+        tokens[:, position] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        advance(count)
+    return tokens
+
+
+def _load(checkpoint: DenseCheckpoint):
+    placement = {}
+    if checkpoint.nbytes > 0.7 * psutil.virtual_memory().available:
+        placement = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="neuronmm-offload-")}
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint.directory, dtype="auto", trust_remote_code=checkpoint.trust_remote_code, **placement
+    )
+    return model.eval()

@@ -1,0 +1,280 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The dense model on disk: found, checked, and read one tensor at a time."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PretrainedConfig
+
+from .errors import NeuronMMError
+
+
+_FORMATS = ("model.safetensors", "pytorch_model.bin")  # in order of preference
+_HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+
+
+# The names that the safetensors format has for dtypes.
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Form of a tensor on disk."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+class DenseCheckpoint:
+    """A directory with a dense Hugging Face model.
+
+    Everything that can be known to be wrong is found here, before any work is done: a missing or truncated shard, a
+    model that is compressed or quantised already, remote code that was not allowed.
+
+    Attributes:
+        directory: where it lies.
+        config: its transformers config.
+        shards: `{file name: {tensor name: TensorInfo}}`, in the order in which they are listed.
+        tensors: `{tensor name: TensorInfo}` of all shards.
+        dtype: of most parameters.
+        name: what the user called it: a Hub id or a directory.
+        revision: the commit of a Hub snapshot, None for a directory.
+    """
+
+    def __init__(self, directory: Path, name: str, revision: str | None = None, trust_remote_code: bool = False):
+        self.directory, self.name, self.revision = directory, name, revision
+        self.trust_remote_code = trust_remote_code
+        self.config = _read_config(directory, name, trust_remote_code)
+        self.shards = _list_shards(directory, name)
+        self._file_of = {tensor: file for file, tensors in self.shards.items() for tensor in tensors}
+        self.tensors = {name: info for tensors in self.shards.values() for name, info in tensors.items()}
+        sizes = Counter()
+        for info in self.tensors.values():
+            sizes[info.dtype] += info.numel
+        self.dtype = sizes.most_common(1)[0][0]
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(info.numel for info in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+    def info(self, name: str) -> TensorInfo:
+        """Form of a tensor that the model needs."""
+        if name not in self.tensors:
+            raise NeuronMMError(
+                f"{self.name} has no tensor {name!r}, which a {self.config.model_type} needs. The checkpoint is "
+                "incomplete, or does not hold the whole causal language model."
+            )
+        return self.tensors[name]
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Tensors by name. Their files are closed again, so that memory does not grow with what was read before."""
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            self.info(name)  # names what is missing
+            by_file.setdefault(self._file_of[name], []).append(name)
+        tensors = {}
+        for file, wanted in by_file.items():
+            tensors.update(_read_file(self.directory / file, wanted))
+        return tensors
+
+    def fingerprint(self) -> str:
+        """Identity of the weights: the commit of a snapshot, else sizes and times of a directory's files."""
+        if self.revision:
+            return f"{self.name}@{self.revision}"
+        stats = [(file, (self.directory / file).stat()) for file in self.shards]
+        content = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+        config = (self.directory / "config.json").read_text(encoding="utf-8")
+        return hashlib.sha256(json.dumps([str(self.directory.resolve()), content, config]).encode()).hexdigest()
+
+
+def open_dense(
+    model: str | Path,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+) -> DenseCheckpoint:
+    """Finds `model`, a directory or a Hub id, and checks it.
+
+    Raises:
+        NeuronMMError: saying what is wrong with it.
+    """
+    directory = Path(model)
+    if directory.is_dir():
+        return DenseCheckpoint(directory, str(model), trust_remote_code=trust_remote_code)
+    if directory.exists():
+        raise NeuronMMError(f"{model} is a file. Expected a directory with config.json and weights, or a Hub id.")
+    snapshot = _download(str(model), revision, cache_dir, token)
+    return DenseCheckpoint(snapshot, str(model), snapshot.name, trust_remote_code)
+
+
+def _download(model: str, revision: str | None, cache_dir: str | None, token: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    options = {"repo_id": model, "revision": revision, "cache_dir": cache_dir, "token": token}
+    try:
+        # Without a connection the snapshot in the cache is as good; which format it has shows when it is opened.
+        try:
+            files = HfApi(token=token).list_repo_files(model, revision=revision)
+        except OSError:
+            return Path(snapshot_download(**options, local_files_only=True))
+        stem = "model" if any(file.endswith(".safetensors") for file in files) else "pytorch_model"
+        weights = [f"{stem}*.safetensors", f"{stem}*.bin"]
+        return Path(snapshot_download(**options, allow_patterns=_HUB_PATTERNS + weights))
+    except (HFValidationError, OSError) as error:
+        raise NeuronMMError(
+            f"{model} is neither a directory nor a Hub model that could be fetched ({type(error).__name__}). Check the "
+            "spelling, the connection and, for gated models, that you are logged in (hf auth login)."
+        ) from error
+
+
+def _read_config(directory: Path, name: str, trust_remote_code: bool) -> PretrainedConfig:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise NeuronMMError(f"{name} has no config.json. Expected the directory of a Hugging Face model.")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NeuronMMError(f"{path} is not valid JSON: {error}.") from error
+    quantization = raw.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        if method == "neuronmm":
+            raise NeuronMMError(
+                f"{name} is compressed already. Load it with AutoModelForCausalLM.from_pretrained after `import "
+                "optimum_neuronmm`; to compress at another ratio, start from the dense model."
+            )
+        raise NeuronMMError(
+            f"{name} is quantised ({method}). Factors are computed from full-precision weights: start from the "
+            "original model."
+        )
+    if raw.get("auto_map") and not trust_remote_code:
+        raise NeuronMMError(
+            f"{name} runs code of its own ({', '.join(sorted(raw['auto_map']))}). If you trust it, allow that with "
+            "--trust-remote-code, or trust_remote_code=True in Python."
+        )
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, TypeError) as error:
+        raise NeuronMMError(
+            f"transformers could not read the config of {name} (model type {raw.get('model_type')!r}): "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _list_shards(directory: Path, name: str) -> dict[str, dict[str, TensorInfo]]:
+    for single in _FORMATS:
+        index_path = directory / f"{single}.index.json"
+        if index_path.is_file():
+            return _list_indexed(index_path, name)
+        if (directory / single).is_file():
+            return {single: _tensors_of(directory / single, name)}
+    raise NeuronMMError(
+        f"{name} holds no weights that can be read: expected {' or '.join(_FORMATS)}, or an index of shards."
+    )
+
+
+def _list_indexed(index_path: Path, name: str) -> dict[str, dict[str, TensorInfo]]:
+    try:
+        weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+        listed: dict[str, list[str]] = {}
+        for tensor, file in weight_map.items():
+            listed.setdefault(file, []).append(tensor)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NeuronMMError(f"{index_path} is not a weight index: {error!r}. Fetch it again.") from error
+    shards = {}
+    for file, tensors in listed.items():
+        if Path(file).name != file:
+            raise NeuronMMError(f"{index_path.name} of {name} points outside its directory: {file!r}.")
+        found = _tensors_of(index_path.parent / file, name)
+        missing = sorted(set(tensors) - set(found))
+        if missing:
+            raise NeuronMMError(f"{file} of {name} lacks {missing[0]}, which the index lists in it. Fetch it again.")
+        shards[file] = {tensor: found[tensor] for tensor in tensors}
+    return shards
+
+
+def _tensors_of(path: Path, model: str) -> dict[str, TensorInfo]:
+    if not path.is_file():
+        raise NeuronMMError(f"{model} lacks the shard {path.name}, which its index lists. Fetch the model again.")
+    if path.suffix == ".bin":
+        return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in _load_pickle(path).items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
+            unknown = sorted({dtype for dtype in dtypes.values() if dtype not in SAFETENSORS_DTYPES})
+            if unknown:
+                raise NeuronMMError(
+                    f"{path.name} of {model} holds tensors of type {unknown[0]}, expected full-precision weights."
+                )
+            return {
+                name: TensorInfo(tuple(part.get_shape()), SAFETENSORS_DTYPES[dtypes[name]])
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise NeuronMMError(f"{path.name} of {model} is damaged or incomplete ({error}). Fetch it again.") from error
+
+
+def _read_file(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    if path.suffix == ".bin":
+        state = _load_pickle(path)
+        return {name: state[name].clone() for name in names}
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).clone() for name in names}
+
+
+def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """Reads pickled weights with torch's weights-only loader, which runs no code of the file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, ValueError, EOFError, ...
+        raise NeuronMMError(
+            f"{path.name} could not be read with torch's weights-only loader ({type(error).__name__}). It is damaged, or "
+            "is a pickle that holds more than tensors, which is not loaded. Convert the model to safetensors."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise NeuronMMError(f"{path.name} must hold a dictionary of tensors. Convert the model to safetensors.")
+    return state

@@ -1,0 +1,164 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Runs a decoder one layer at a time, with the weights of one layer in memory."""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from .errors import NeuronMMError
+from .families import Family
+from .perplexity import perplexity_from_loss, token_loss
+from .source import DenseCheckpoint
+
+
+_ROWS_AT_ONCE = 4096  # tokens of one forward pass through a layer
+
+
+class LayerStream:
+    """A causal language model whose decoder layers visit memory in turn.
+
+    Embeddings, final norm and head stay resident; a layer's weights are read when it is entered and dropped when it is
+    left. The model's own code runs: what it passes to each layer (masks, rotary embeddings) is recorded once, for
+    windows of one length, by replacing the layers' `forward`.
+
+    Hidden states are plain tensors (n, L, H) in `dtype`, advanced in place.
+
+    Args:
+        checkpoint: where the weights come from.
+        family: where the layers are.
+        dtype: of weights and hidden states while running.
+        device: to run on. Hidden states stay on the CPU.
+    """
+
+    def __init__(self, checkpoint: DenseCheckpoint, family: Family, dtype: torch.dtype, device: torch.device):
+        self._checkpoint, self._family, self._dtype, self._device = checkpoint, family, dtype, device
+        with init_empty_weights():
+            self.model = AutoModelForCausalLM.from_config(
+                checkpoint.config, dtype=dtype, trust_remote_code=checkpoint.trust_remote_code
+            ).eval()
+        self.layers: nn.ModuleList = self.model.get_submodule(family.layers)
+        self._layer_kwargs: list[dict] = []
+        in_layers = family.layers + "."
+        resident = [name for name, _ in self.model.named_parameters() if not name.startswith(in_layers)]
+        tied = (
+            set(getattr(self.model, "_tied_weights_keys", None) or ()) if checkpoint.config.tie_word_embeddings else ()
+        )
+        self._load(self.model, "", [name for name in resident if name not in tied or name in checkpoint.tensors])
+        self.model.tie_weights()
+        for name, buffer in self.model.named_buffers():
+            set_module_tensor_to_device(self.model, name, device, value=buffer)
+
+    @torch.no_grad()
+    def embed(self, windows: torch.Tensor) -> torch.Tensor:
+        """Token ids (n, L) -> the hidden states (n, L, H) that enter the first layer."""
+        embedded = []
+
+        def capture(index, hidden, kwargs):
+            if index == 0:
+                embedded.append(hidden.cpu())
+            if len(self._layer_kwargs) <= index:
+                self._layer_kwargs.append(kwargs)
+            return hidden
+
+        with self._replaced_layers(capture):
+            for window in windows.split(1):  # one at a time, so that the recorded masks fit a batch of any size
+                self.model.base_model(input_ids=window.to(self._device), use_cache=False)
+        return torch.cat(embedded)
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """The decoder layer `index` with its weights, which are dropped on leaving."""
+        layer, path = self.layers[index], self._family.layer_path(index)
+        self._load(layer, path + ".", [name for name, _ in layer.named_parameters()])
+        try:
+            yield layer
+        finally:
+            layer.to("meta")
+
+    @torch.no_grad()
+    def advance(self, index: int, hidden: torch.Tensor) -> None:
+        """Runs hidden states (n, L, H) through layer `index`, in place.
+
+        Raises:
+            NeuronMMError: naming the layer, where its output is not finite.
+        """
+        for batch in hidden.split(max(1, _ROWS_AT_ONCE // hidden.shape[1])):
+            output = self.layers[index](batch.to(self._device), **self._layer_kwargs[index])
+            batch.copy_(output[0] if isinstance(output, tuple) else output)
+            if not torch.isfinite(batch).all():
+                raise NeuronMMError(
+                    f"The activations of layer {index} ({self._family.layer_path(index)}) are not finite. Its weights "
+                    "are damaged, or overflow in this dtype: check that the dense model generates text."
+                )
+
+    @torch.no_grad()
+    def perplexity(self, hidden: torch.Tensor, windows: torch.Tensor) -> float:
+        """Token perplexity of `windows` (n, L) from what left the last layer, (n, L, H)."""
+        total = 0.0
+        for states, window in zip(hidden.split(1), windows.split(1)):
+            with self._replaced_layers(lambda index, _, kwargs, states=states: states.to(self._device)):
+                logits = self.model(input_ids=window.to(self._device), use_cache=False).logits
+            total += token_loss(logits, window.to(self._device))
+        return perplexity_from_loss(total, windows)
+
+    @contextmanager
+    def _replaced_layers(self, forward: Callable[[int, torch.Tensor, dict], torch.Tensor]) -> Iterator[None]:
+        """Has every layer call `forward(index, hidden, kwargs)` and touch none of its weights."""
+
+        def stand_in(index):
+            def call(_, hidden_states, **kwargs):
+                hidden_states = forward(index, hidden_states, kwargs)
+                return (hidden_states,) if self._family.layer_returns_tuple else hidden_states
+
+            return call
+
+        for index, layer in enumerate(self.layers):
+            layer.forward = types.MethodType(stand_in(index), layer)
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                del layer.forward
+
+    def _load(self, module: nn.Module, prefix: str, names: list[str]) -> None:
+        tensors = self._checkpoint.read([prefix + name for name in names])
+        for name in names:
+            value = tensors.pop(prefix + name)
+            expected = module.get_parameter(name).shape
+            if value.shape != expected:
+                raise NeuronMMError(
+                    f"{prefix + name} has shape {tuple(value.shape)}, but config.json describes {tuple(expected)}."
+                )
+            set_module_tensor_to_device(module, name, self._device, value=value, dtype=self._dtype)
+
+
+@contextmanager
+def collect_inputs(modules: dict[str, nn.Module], collect: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Calls `collect(name, rows)` with the inputs (M, K) of each module while the context is open."""
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, name=name: collect(name, args[0].flatten(0, -2)))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

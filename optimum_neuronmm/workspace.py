@@ -1,0 +1,187 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The hidden directory beside the output in which a compression works, so that it can be interrupted and resumed."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging
+
+from .errors import NeuronMMError
+
+
+logger = logging.get_logger(__name__)
+
+_STATE, _RESULT = "state.json", "result"
+
+
+class Workspace:
+    """Files of one run. Each is written whole or not at all; state.json says which of them count.
+
+    Args:
+        output_dir: where the result will lie. The workspace is `.NAME.neuronmm` beside it, on the same file system, so
+            that the result can be put in place by one rename.
+        fingerprint: of everything that decides the result. A workspace of another run is emptied, with a warning.
+
+    Raises:
+        NeuronMMError: where another process works in it.
+    """
+
+    def __init__(self, output_dir: Path, fingerprint: str):
+        self.output_dir = output_dir
+        self.path = workspace_path(output_dir)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise NeuronMMError(f"Another process is writing {output_dir}. Wait for it, or choose another.") from error
+        state = self.read_json(_STATE) or {}
+        if state.get("fingerprint") != fingerprint:
+            if state:
+                logger.warning(f"The model or the options changed since {output_dir} was begun: starting anew.")
+            self._empty()
+            state = {"fingerprint": fingerprint, "layers_done": 0, "seconds": 0.0}
+            self.write_json(_STATE, state)
+        self._state = state
+        self._opened = time.perf_counter() - state["seconds"]
+
+    @property
+    def layers_done(self) -> int:
+        return self._state["layers_done"]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this result, in the runs before an interruption too."""
+        return time.perf_counter() - self._opened
+
+    def finish_layer(self, index: int) -> None:
+        """Makes the files of layer `index` count. A run that resumes goes on after it."""
+        self._state |= {"layers_done": index + 1, "seconds": self.seconds}
+        self.write_json(_STATE, self._state)
+
+    def cached(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The tensor stored under `name`, computed and stored on first use."""
+        if not (self.path / f"{name}.safetensors").is_file():
+            self.save(name, {"value": compute()})
+        return self.load(name)["value"]
+
+    def save(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
+        with self._written_whole(f"{name}.safetensors") as temporary:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+
+    def load(self, name: str) -> dict[str, torch.Tensor]:
+        return load_file(self.path / f"{name}.safetensors")
+
+    def remove(self, name: str) -> None:
+        (self.path / f"{name}.safetensors").unlink(missing_ok=True)
+
+    def write_json(self, name: str, content) -> None:
+        with self._written_whole(name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def read_json(self, name: str):
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def new_result(self) -> Path:
+        """An empty directory to write the result into. What an interrupted run left in it is gone."""
+        result = self.path / _RESULT
+        shutil.rmtree(result, ignore_errors=True)
+        result.mkdir()
+        return result
+
+    def publish(self) -> None:
+        """Puts the result in place of the output, by one rename, and removes the workspace."""
+        if self.output_dir.is_dir():
+            self.output_dir.rmdir()  # empty: a directory with content was refused at the start
+        os.replace(self.path / _RESULT, self.output_dir)
+        self.close()
+        shutil.rmtree(self.path)
+
+    def close(self) -> None:
+        """Lets go of the workspace and keeps its files for a run that resumes."""
+        self._lock.close()
+
+    @contextmanager
+    def _written_whole(self, name: str) -> Iterator[Path]:
+        temporary = self.path / f"{name}.part"
+        with explained_disk_errors(self.path):
+            yield temporary
+            os.replace(temporary, self.path / name)
+
+    def _empty(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name == "lock":
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def workspace_path(output_dir: Path) -> Path:
+    return output_dir.parent / f".{output_dir.name}.neuronmm"
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Refuses an output that exists with content, or that could not be created."""
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise NeuronMMError(f"{output_dir} exists and is not empty. Choose another output, or remove it.")
+    parent = output_dir.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise NeuronMMError(f"{output_dir} cannot be created: {parent} is not a directory that you may write to.")
+
+
+def check_disk_space(output_dir: Path, needed: int) -> None:
+    """Refuses to begin where `needed` bytes are not free on the output's file system."""
+    parent = output_dir.parent
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise NeuronMMError(
+            f"Not enough disk space for {output_dir}: about {needed / 1e9:.1f} GB are needed while compressing, "
+            f"{free / 1e9:.1f} GB are free. Free some, or choose an output on another disk."
+        )
+
+
+@contextmanager
+def explained_disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk into an error that says that the run can be resumed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _disk_full(path) from error
+        raise
+    except Exception as error:  # safetensors raises its own class, with the system's message inside
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise _disk_full(path) from error
+        raise
+
+
+def _disk_full(path: Path) -> NeuronMMError:
+    return NeuronMMError(
+        f"No space left on the disk of {path}. What was finished is kept: free some space and run the same command again."
+    )
