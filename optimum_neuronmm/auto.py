@@ -24,6 +24,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from .calibration import check_sources, file_stats
 from .compression import compress
 from .configuration import NeuronMMConfig
 from .errors import NeuronMMError
@@ -133,14 +134,19 @@ def _as_config(neuronmm) -> NeuronMMConfig | None:
 def _is_compressed(model_id, hub: dict) -> bool:
     from transformers import PretrainedConfig
 
-    config, _ = PretrainedConfig.get_config_dict(model_id, **hub)
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model_id, **hub)
+    except (OSError, ValueError):
+        return False  # opening it as a dense model says what is wrong
     return (config.get("quantization_config") or {}).get("quant_method") == "neuronmm"
 
 
 def _compressed_once(model_id, config: NeuronMMConfig, trust_remote_code: bool, hub: dict) -> Path:
     """The cached directory of `model_id` compressed with `config`; written if it is not there."""
     checkpoint = open_dense(model_id, **hub, trust_remote_code=trust_remote_code)
-    key = hashlib.sha256(json.dumps([checkpoint.fingerprint(), config.to_dict()], sort_keys=True).encode()).hexdigest()
+    check_sources(config)
+    content = [checkpoint.fingerprint(), config.to_dict(), file_stats(config.calibration)]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^\w.-]+", "--", str(model_id)).strip("-")[-60:]
     directory = Path(HF_HOME) / "neuronmm" / f"{name}-{key[:16]}"
     if (directory / "config.json").is_file():

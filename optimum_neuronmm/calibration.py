@@ -21,6 +21,7 @@ import gzip
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,20 @@ def held_out_count(calibration_samples: int) -> int:
     return max(_LEAST_HELD_OUT, math.ceil(calibration_samples / _HELD_OUT_SHARE))
 
 
-def check_sources(sources: list[str]) -> None:
+def check_sources(config: NeuronMMConfig) -> None:
     """Finds what is wrong with the sources before any work is done: unknown names, files that are not there."""
+    sources = config.calibration
+    if config.calibration_samples < len(sources):
+        raise NeuronMMError(
+            f"calibration_samples must be at least the number of calibration sources, {len(sources)}, got "
+            f"{config.calibration_samples}."
+        )
+    names = [source if _is_name(source) else str(Path(source).resolve()) for source in sources]
+    twice = [source for index, source in enumerate(sources) if names[index] in names[:index]]
+    if twice:  # its windows would be drawn twice, some of them for the statistics and held out
+        raise NeuronMMError(f"The calibration source {twice[0]} is given twice. Name each source once.")
     for source in sources:
-        if source == SELF or source in DATASETS:
+        if _is_name(source):
             continue
         if not source.endswith(_FILE_SUFFIXES):
             raise NeuronMMError(
@@ -79,6 +90,21 @@ def check_sources(sources: list[str]) -> None:
             )
         if not Path(source).is_file():
             raise NeuronMMError(f"The calibration file {source} does not exist.")
+
+
+def check_vocabulary(token: int, vocabulary: int) -> None:
+    """Refuses a token that the model has no embedding for."""
+    if token >= vocabulary:
+        raise NeuronMMError(
+            f"The tokenizer gives token {token}, but the model knows {vocabulary} tokens: it is the tokenizer of another "
+            "model. Put the model's own beside its weights."
+        )
+
+
+def file_stats(sources: list[str]) -> list[tuple[str, int, int]]:
+    """Path, size and time of the files among the sources: whether they are what they were when work began."""
+    paths = [Path(source).resolve() for source in sources if not _is_name(source)]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 def calibration_windows(
@@ -108,7 +134,7 @@ def calibration_windows(
         windows.append(drawn[:count])
         held_out.append(drawn[count:])
         digest = hashlib.sha256(drawn.numpy().tobytes()).hexdigest()
-        label = source if source in (SELF, *DATASETS) else Path(source).name
+        label = source if _is_name(source) else Path(source).name
         sources.append({"source": label, "windows": count, "held_out": kept, "sha256": digest})
     return CalibrationText(torch.cat(windows), torch.cat(held_out), sources, bos)
 
@@ -121,12 +147,15 @@ def read_documents(path: str | Path) -> Iterator[str]:
     """
     path = Path(path)
     opened = gzip.open if path.suffix == ".gz" else open
-    as_json = ".jsonl" in path.suffixes[-2:]
+    as_json = _is_jsonl(path)
     try:
-        with opened(path, "rt", encoding="utf-8", newline="\n") as lines:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
-                yield _document(line, path, number) if as_json else line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                if not as_json:
+                    yield line
+                elif line.strip():
+                    yield _document(line, path, number)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise NeuronMMError(f"The calibration file {path} could not be read: {error}.") from error
 
 
@@ -158,7 +187,7 @@ def _draw(source: str, count: int, config: NeuronMMConfig, tokenizer, bos: bool,
             f"and {count} are needed (with those held out to measure perplexity). Use more text, fewer "
             "calibration_samples, or a smaller calibration_length."
         )
-    order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(seed % 2**63))[:count]
     windows = tokens[: available * content].view(available, content)[order]
     if bos:
         windows = torch.cat([torch.full((count, 1), tokenizer.bos_token_id), windows], dim=1)
@@ -169,7 +198,7 @@ def _text(source: str, characters: int) -> str:
     if source in DATASETS:
         documents, joiner = _dataset_rows(source), DATASETS[source][3]
     else:
-        documents, joiner = read_documents(source), "\n\n" if ".jsonl" in Path(source).suffixes else ""
+        documents, joiner = read_documents(source), "\n\n" if _is_jsonl(source) else ""
     pieces, read = [], 0
     for document in documents:
         pieces.append(document)
@@ -195,13 +224,25 @@ def _dataset_rows(name: str) -> Iterator[str]:
         ) from error
 
 
+def _is_name(source: str) -> bool:
+    return source == SELF or source in DATASETS
+
+
+def _is_jsonl(path: str | Path) -> bool:
+    return str(path).endswith((".jsonl", ".jsonl.gz"))
+
+
 def _document(line: str, path: Path, number: int) -> str:
     try:
         document = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NeuronMMError(f'{path}, line {number}: expected a JSON object with "text".') from error
     if not isinstance(document, str):
         raise NeuronMMError(f'{path}, line {number}: "text" must be a string, got {type(document).__name__}.')
+    try:
+        document.encode()
+    except UnicodeEncodeError as error:  # JSON can name half a surrogate pair
+        raise NeuronMMError(f'{path}, line {number}: "text" is not valid Unicode ({error.reason}).') from error
     return document
 
 

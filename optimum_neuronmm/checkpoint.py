@@ -27,21 +27,6 @@ from .configuration import NeuronMMConfig
 from .source import SAFETENSORS_DTYPES, DenseCheckpoint, TensorInfo
 
 
-_COPIED = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
 _DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
@@ -105,8 +90,10 @@ def write_safetensors(path: Path, tensors: list[StoredTensor]) -> None:
     """Writes tensors in the safetensors format, reading each just before it is written.
 
     `safetensors.torch.save_file` needs them all in memory. The format (its documentation): the header's length as a
-    little-endian 64-bit integer, the header as JSON, and the tensors' bytes in C order.
+    little-endian 64-bit integer, the header as JSON, and the tensors' bytes in C order. Wider dtypes come first, as
+    readers that map the file need each tensor aligned.
     """
+    tensors = sorted(tensors, key=lambda tensor: -tensor.info.dtype.itemsize)
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -147,11 +134,8 @@ def _write_config(checkpoint: DenseCheckpoint, config: NeuronMMConfig, directory
 
 
 def _copy_files(checkpoint: DenseCheckpoint, directory: Path) -> None:
-    patterns = (*_COPIED, "*.py") if checkpoint.trust_remote_code else _COPIED
-    for pattern in patterns:
-        for file in checkpoint.directory.glob(pattern):
-            if file.is_file() and not file.name.endswith((".safetensors", ".bin")):
-                shutil.copyfile(file, directory / file.name)
+    for file in checkpoint.companions():
+        shutil.copyfile(file, directory / file.name)
 
 
 def _write_json(path: Path, content) -> None:

@@ -23,7 +23,14 @@ import transformers
 from transformers import AutoTokenizer
 
 from .allocation import Allocation, allocate_uniform
-from .calibration import CalibrationText, calibration_windows, check_sources, held_out_count
+from .calibration import (
+    CalibrationText,
+    calibration_windows,
+    check_sources,
+    check_vocabulary,
+    file_stats,
+    held_out_count,
+)
 from .checkpoint import write_checkpoint
 from .configuration import NeuronMMConfig
 from .errors import NeuronMMError
@@ -33,6 +40,7 @@ from .layerwise import compress_layers
 from .report import REPORT_NAME, format_report
 from .sampling import sampler
 from .source import DenseCheckpoint, open_dense
+from .streaming import empty_model
 from .version import __version__
 from .workspace import Workspace, check_disk_space, check_output_dir, explained_disk_errors
 
@@ -68,11 +76,13 @@ def compress(
         NeuronMMError: for every input that can be put right; then `output_dir` was not touched.
     """
     config = config or NeuronMMConfig()
-    output_dir = Path(output_dir).absolute()
+    output_dir = Path(output_dir).resolve()  # a link stays, and what it points to is written
     check_output_dir(output_dir)
-    check_sources(config.calibration)
+    check_sources(config)
     checkpoint = open_dense(model, revision, cache_dir, token, trust_remote_code)
-    allocation = allocate_uniform(checkpoint, family_of(checkpoint.config), config)
+    family = family_of(checkpoint.config)
+    parameters = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
+    allocation = allocate_uniform(checkpoint, family, config)
     tokenizer = _load_tokenizer(checkpoint)
     check_disk_space(output_dir, _disk_needed(checkpoint, config))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -86,7 +96,7 @@ def compress(
         text = _collect_text(config, checkpoint, tokenizer, workspace)
         perplexity = compress_layers(checkpoint, allocation, config, text, workspace, device)
         with explained_disk_errors(output_dir):
-            report = _write_result(checkpoint, allocation, config, text, perplexity, workspace)
+            report = _write_result(checkpoint, parameters, allocation, config, text, perplexity, workspace)
         workspace.publish()
     finally:
         workspace.close()
@@ -100,6 +110,8 @@ def _collect_text(config, checkpoint: DenseCheckpoint, tokenizer, workspace: Wor
     if described is not None:
         return CalibrationText(**workspace.load("calibration"), **described)
     text = calibration_windows(config, tokenizer, sampler(checkpoint, tokenizer, config.seed, workspace.cached))
+    for tokens in (text.windows, text.held_out):
+        check_vocabulary(tokens.max().item(), checkpoint.config.vocab_size)
     workspace.save("calibration", {"windows": text.windows, "held_out": text.held_out})
     workspace.write_json("calibration.json", {"sources": text.sources, "bos": text.bos})
     return text
@@ -107,29 +119,33 @@ def _collect_text(config, checkpoint: DenseCheckpoint, tokenizer, workspace: Wor
 
 def _write_result(
     checkpoint: DenseCheckpoint,
+    parameters: int,
     allocation: Allocation,
     config: NeuronMMConfig,
     text: CalibrationText,
     perplexity: dict,
     workspace: Workspace,
 ) -> dict:
-    """Writes checkpoint, report and model card into the workspace's result. Returns the report."""
+    """Writes checkpoint, report and model card into the workspace's result. Returns the report.
+
+    Args:
+        parameters: of the dense model.
+    """
     directory = workspace.new_result()
     final = NeuronMMConfig.from_dict({**config.to_dict(), "modules": allocation.modules})
     factor_files = [workspace.path / f"layer-{layer}.safetensors" for layer in range(allocation.layers)]
     write_checkpoint(checkpoint, factor_files, final, directory)
-    before = checkpoint.parameter_count
-    after = before - allocation.parameters_before + allocation.parameters_after
+    after = parameters - allocation.parameters_before + allocation.parameters_after
     report = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
         "compression_ratio": {
             "requested": config.compression_ratio,
             "projections": allocation.removed,
-            "model": 1 - after / before,
+            "model": 1 - after / parameters,
         },
         "parameters": {
-            "before": before,
+            "before": parameters,
             "after": after,
             "projections_before": allocation.parameters_before,
             "projections_after": allocation.parameters_after,
@@ -153,10 +169,10 @@ def _write_result(
 def _load_tokenizer(checkpoint: DenseCheckpoint):
     try:
         return AutoTokenizer.from_pretrained(checkpoint.directory, trust_remote_code=checkpoint.trust_remote_code)
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # a damaged tokenizer.json raises a bare Exception
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NeuronMMError(
-            f"{checkpoint.name} has no tokenizer that transformers can load, and calibration text needs one "
-            f"({str(error).splitlines()[0]})."
+            f"{checkpoint.name} has no tokenizer that transformers can load, and calibration text needs one ({reason})."
         ) from error
 
 
@@ -164,13 +180,13 @@ def _disk_needed(checkpoint: DenseCheckpoint, config: NeuronMMConfig) -> int:
     """Bytes while compressing: the factors, the result with them, and two generations of hidden states in float32."""
     windows = config.calibration_samples + 2 * held_out_count(config.calibration_samples)
     states = windows * config.calibration_length * checkpoint.config.hidden_size * 4
-    return 2 * checkpoint.nbytes + 2 * states
+    widening = getattr(torch, config.dtype).itemsize / checkpoint.dtype.itemsize if config.dtype else 1
+    return int(2 * checkpoint.nbytes * max(1, widening)) + 2 * states
 
 
 def _fingerprint(checkpoint: DenseCheckpoint, config: NeuronMMConfig, device: torch.device) -> str:
     """Identity of everything that decides the factors."""
     decides = {name: value for name, value in config.to_dict().items() if name not in ("target", "kernel")}
-    paths = [Path(source) for source in config.calibration if Path(source).is_file()]
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    files = file_stats(config.calibration)
     content = [checkpoint.fingerprint(), decides, files, device.type, torch.__version__, transformers.__version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -90,11 +90,22 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     quant_method: str = QUANT_METHOD
 
     def __post_init__(self):
+        self._check_format()  # before the options, which a newer format may use differently
         self.calibration = _as_list("calibration", self.calibration)
         self.projections = _as_list("projections", self.projections)
         self._check_numbers()
         self._check_choices()
         self._check_modules()
+
+    def _check_format(self) -> None:
+        if self.quant_method != QUANT_METHOD:
+            raise NeuronMMError(f"quant_method must be {QUANT_METHOD!r}, got {self.quant_method!r}.")
+        if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
+            raise NeuronMMError(
+                f"This checkpoint has format {self.format_version}, written by optimum-neuronmm {self.neuronmm_version}; "
+                f"optimum-neuronmm {__version__} reads up to format {FORMAT_VERSION}. Upgrade: pip install -U "
+                "optimum-neuronmm"
+            )
 
     def _check_numbers(self) -> None:
         _check_number("compression_ratio", self.compression_ratio, float)
@@ -144,14 +155,6 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
                 raise NeuronMMError(f"dtype must be one of {', '.join(DTYPES)} or None, got {self.dtype!r}.")
 
     def _check_modules(self) -> None:
-        if self.quant_method != QUANT_METHOD:
-            raise NeuronMMError(f"quant_method must be {QUANT_METHOD!r}, got {self.quant_method!r}.")
-        if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
-            raise NeuronMMError(
-                f"This checkpoint has format {self.format_version}, written by optimum-neuronmm {self.neuronmm_version}; "
-                f"optimum-neuronmm {__version__} reads up to format {FORMAT_VERSION}. Upgrade: pip install -U "
-                "optimum-neuronmm"
-            )
         if not isinstance(self.modules, dict):
             raise NeuronMMError(
                 f"modules must map module paths to rank and storage, got {type(self.modules).__name__}."
@@ -230,6 +233,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         """Writes `neuronmm_config.json`, and pushes it where `push_to_hub` is set (`kwargs` as in transformers)."""
         save_directory = Path(save_directory)
         save_directory.mkdir(parents=True, exist_ok=True)
+        commit_message = kwargs.pop("commit_message", None)
         if push_to_hub:
             repo_id = self._create_repo(kwargs.pop("repo_id", save_directory.name), **kwargs)
             files_timestamps = self._get_files_timestamps(save_directory)
@@ -239,7 +243,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
                 save_directory,
                 repo_id,
                 files_timestamps,
-                commit_message=kwargs.get("commit_message"),
+                commit_message=commit_message,
                 token=kwargs.get("token"),
             )
 

@@ -93,7 +93,7 @@ def family_of(config) -> Family:
             f"models are supported: {', '.join(sorted(FAMILIES))}."
         )
     if model_type not in FAMILIES:
-        hint = " For Gemma 3, use a text-only checkpoint (gemma3_text)." if model_type.startswith("gemma3") else ""
+        hint = " For Gemma 3, use a text-only checkpoint (gemma3_text)." if model_type == "gemma3" else ""
         raise NeuronMMError(
             f"Model type {model_type!r} is not supported: choose one of {', '.join(sorted(FAMILIES))}.{hint} "
             "CONTRIBUTING.md says how to add a family."

@@ -19,6 +19,10 @@ from pathlib import Path
 from .configuration import QUANT_METHOD, NeuronMMConfig
 from .errors import NeuronMMError
 from .report import REPORT_NAME, format_report, load_report, perplexity_warning
+from .source import list_shards
+
+
+_FACTORS = ("u.weight", "v.weight")
 
 
 def write_model_card(directory: Path, report: dict, config: NeuronMMConfig) -> None:
@@ -29,7 +33,7 @@ def write_model_card(directory: Path, report: dict, config: NeuronMMConfig) -> N
 def model_card(report: dict, config: NeuronMMConfig) -> str:
     """The model card of a compressed directory, from its report."""
     is_local = report["revision"] is None
-    name = Path(report["model"]).name if is_local else report["model"]
+    name = Path(report["model"]).resolve().name if is_local else report["model"]
     base_model = "" if is_local else f"base_model: {name}\nbase_model_relation: quantized\n"
     perplexity, ratio = report["perplexity"], report["compression_ratio"]
     warning = perplexity_warning(report)
@@ -112,16 +116,18 @@ def push_to_hub(
 
 def _check_complete(directory: Path) -> None:
     path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if (config.get("quantization_config") or {}).get("quant_method") != QUANT_METHOD:
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))["quantization_config"]
+        is_compressed = written["quant_method"] == QUANT_METHOD
+    except (OSError, ValueError, KeyError, TypeError):
+        is_compressed = False
+    if not is_compressed:
         raise NeuronMMError(
             f"{directory} is not a compressed checkpoint: expected a config.json with quant_method {QUANT_METHOD!r}."
         )
-    index = directory / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    missing = sorted(file for file in files if not (directory / file).is_file())
+    stored = {tensor for tensors in list_shards(directory, str(directory)).values() for tensor in tensors}
+    factors = [f"{module}.{leaf}" for module in NeuronMMConfig.from_dict(written).modules for leaf in _FACTORS]
+    missing = [name for name in factors if name not in stored]
     if missing:
         raise NeuronMMError(f"{directory} lacks {missing[0]}: nothing was uploaded. Compress the model again.")
     if (directory / REPORT_NAME).is_file():

@@ -40,7 +40,9 @@ class LowRankLinear(nn.Module):
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.u = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
         self.v = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
-        self.register_buffer("weight", torch.zeros(0, device=device, dtype=dtype))
+        # Never on meta: accelerate looks for the value of a buffer there when it offloads the module to disk.
+        real = None if str(device) == "meta" else device
+        self.register_buffer("weight", torch.zeros(0, device=real, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., K) -> (..., N)."""

@@ -48,6 +48,17 @@ class NeuronMMHfQuantizer(HfQuantizer):
         replace_projections(model, self.quantization_config.modules)
         return model
 
+    def update_missing_keys(self, model, missing_keys: list[str], prefix: str) -> list[str]:
+        modules = self.quantization_config.modules
+        missing = [key for key in missing_keys if key.rpartition(".")[0].rpartition(".")[0] in modules]
+        if missing:
+            raise NeuronMMError(
+                f"The checkpoint lacks {missing[0]}, a factor that config.json lists. transformers would fill it at random: "
+                "fetch or compress the model again."
+            )
+        # The empty `weight` of a LowRankLinear holds nothing that could be missed.
+        return [key for key in missing_keys if key.rpartition(".")[0] not in modules]
+
     def _process_model_after_weight_loading(self, model, **kwargs):
         # The weights are ordinary floating-point tensors: .half(), .float() and Trainer may treat them as such.
         model.is_quantized = False

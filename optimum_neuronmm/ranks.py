@@ -48,7 +48,8 @@ def uniform_rank(shape: Shape, compression_ratio: float, block_size: int, alpha:
         The rank, or DENSE where the aligned rank would not save parameters.
     """
     exact = shape.dense_parameters * (1 - compression_ratio) / (shape.K + shape.N)
-    rank = max(1, floor(exact / block_size + alpha)) * block_size
+    blocks = floor(round(exact / block_size + alpha, 9))  # 1 - 0.9 is a hair below 0.1, which must not cost a block
+    rank = max(1, blocks) * block_size
     return rank if shape.saves_parameters(rank) else DENSE
 
 

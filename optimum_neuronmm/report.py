@@ -33,8 +33,8 @@ def load_report(directory: str | Path) -> dict:
         )
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        report["projections"], report["perplexity"]
-    except (ValueError, KeyError, TypeError) as error:
+        format_report(report)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise NeuronMMError(f"{path} is damaged: {error!r}. Compress the model again, or fetch it again.") from error
     return report
 

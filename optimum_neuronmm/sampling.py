@@ -21,7 +21,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from .calibration import document_start
+from .calibration import check_vocabulary, document_start
+from .errors import NeuronMMError
 from .source import DenseCheckpoint
 
 
@@ -45,6 +46,7 @@ def sampler(
 
     def sample(count: int, length: int) -> torch.Tensor:
         start, model = document_start(tokenizer), None
+        check_vocabulary(start, checkpoint.config.vocab_size)
         batches = []
         with tqdm(total=count * length, desc="Sampling calibration text", unit="tok") as progress:
             for index, first in enumerate(range(0, count, _BATCH)):
@@ -53,7 +55,7 @@ def sampler(
                 def compute(index=index, size=size):
                     nonlocal model
                     model = model or _load(checkpoint)
-                    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+                    generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
                     return sample_tokens(model, start, size, length, generator, progress.update)
 
                 batches.append(cached(f"self-{length}-{index}-{size}", compute))
@@ -67,23 +69,43 @@ def sampler(
 def sample_tokens(
     model, start: int, count: int, length: int, generator: torch.Generator, advance: Callable[[int], object]
 ) -> torch.Tensor:
-    """(count, length) token ids, the first of each `start`, the others drawn from the model's distribution."""
+    """(count, length) token ids, the first of each `start`, the others drawn from the model's distribution.
+
+    Raises:
+        NeuronMMError: naming the layer, where the model's activations are not finite.
+    """
     tokens = torch.full((count, length), start)
     cache = DynamicCache(config=model.config)
     for position in range(1, length):
         last = tokens[:, position - 1 : position].to(model.device)
         logits = model(input_ids=last, past_key_values=cache, use_cache=True).logits[:, -1]
+        if not torch.isfinite(logits).all():
+            raise _not_finite(model, tokens[:, :position])
         probabilities = logits.float().softmax(-1).cpu()
         tokens[:, position] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         advance(count)
     return tokens
 
 
+def _not_finite(model, tokens: torch.Tensor) -> NeuronMMError:
+    """The error that names the first layer whose output for `tokens` is not finite."""
+    states = model(input_ids=tokens.to(model.device), use_cache=False, output_hidden_states=True).hidden_states
+    finite = [torch.isfinite(state).all().item() for state in states]
+    first = finite.index(False) if False in finite else len(finite)
+    places = ["the embeddings", *(f"layer {index}" for index in range(len(states) - 1)), "the head"]
+    return NeuronMMError(
+        f"The activations of {places[first]} are not finite, so no text can be sampled from the model. Its weights are "
+        "damaged, or overflow in this dtype: check that the dense model generates text."
+    )
+
+
 def _load(checkpoint: DenseCheckpoint):
-    placement = {}
+    placement, folder = {}, None
     if checkpoint.nbytes > 0.7 * psutil.virtual_memory().available:
-        placement = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="neuronmm-offload-")}
+        folder = tempfile.TemporaryDirectory(prefix="neuronmm-offload-")
+        placement = {"device_map": "auto", "offload_folder": folder.name}
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint.directory, dtype="auto", trust_remote_code=checkpoint.trust_remote_code, **placement
     )
+    model.offload_folder = folder  # removed with the model
     return model.eval()

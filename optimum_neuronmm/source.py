@@ -15,6 +15,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,22 @@ from .errors import NeuronMMError
 
 _FORMATS = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 _HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+# What belongs to a model beside its config and its weights.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 
 
 # The names that the safetensors format has for dtypes.
@@ -82,17 +99,13 @@ class DenseCheckpoint:
         self.directory, self.name, self.revision = directory, name, revision
         self.trust_remote_code = trust_remote_code
         self.config = _read_config(directory, name, trust_remote_code)
-        self.shards = _list_shards(directory, name)
+        self.shards = list_shards(directory, name)
         self._file_of = {tensor: file for file, tensors in self.shards.items() for tensor in tensors}
         self.tensors = {name: info for tensors in self.shards.values() for name, info in tensors.items()}
         sizes = Counter()
         for info in self.tensors.values():
             sizes[info.dtype] += info.numel
         self.dtype = sizes.most_common(1)[0][0]
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(info.numel for info in self.tensors.values())
 
     @property
     def nbytes(self) -> int:
@@ -118,11 +131,19 @@ class DenseCheckpoint:
             tensors.update(_read_file(self.directory / file, wanted))
         return tensors
 
+    def companions(self) -> list[Path]:
+        """Tokenizer, generation config, licence and, where it is trusted, code. Never weights."""
+        patterns = (*_COMPANIONS, "*.py") if self.trust_remote_code else _COMPANIONS
+        refused = (".safetensors", ".bin") if self.trust_remote_code else (".safetensors", ".bin", ".py")
+        found = {path for pattern in patterns for path in self.directory.glob(pattern)}
+        return sorted(path for path in found if path.is_file() and not path.name.endswith(refused))
+
     def fingerprint(self) -> str:
-        """Identity of the weights: the commit of a snapshot, else sizes and times of a directory's files."""
+        """Identity of the model: the commit of a snapshot, else sizes and times of a directory's files."""
         if self.revision:
             return f"{self.name}@{self.revision}"
-        stats = [(file, (self.directory / file).stat()) for file in self.shards]
+        files = [*self.shards, *(path.name for path in self.companions())]
+        stats = [(file, (self.directory / file).stat()) for file in files]
         content = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
         config = (self.directory / "config.json").read_text(encoding="utf-8")
         return hashlib.sha256(json.dumps([str(self.directory.resolve()), content, config]).encode()).hexdigest()
@@ -178,6 +199,8 @@ def _read_config(directory: Path, name: str, trust_remote_code: bool) -> Pretrai
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise NeuronMMError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(raw, dict):
+        raise NeuronMMError(f"{path} must hold a JSON object, got {type(raw).__name__}.")
     quantization = raw.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
@@ -197,20 +220,27 @@ def _read_config(directory: Path, name: str, trust_remote_code: bool) -> Pretrai
         )
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # its fields reach code of each family, and of the model itself
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NeuronMMError(
-            f"transformers could not read the config of {name} (model type {raw.get('model_type')!r}): "
-            f"{str(error).splitlines()[0]}"
+            f"transformers could not read the config of {name} (model type {raw.get('model_type')!r}): {reason}"
         ) from error
 
 
-def _list_shards(directory: Path, name: str) -> dict[str, dict[str, TensorInfo]]:
+def list_shards(directory: Path, name: str) -> dict[str, dict[str, TensorInfo]]:
+    """`{file name: {tensor name: TensorInfo}}` of the weights that transformers would load from a directory.
+
+    Raises:
+        NeuronMMError: where they are missing, incomplete or damaged.
+    """
     for single in _FORMATS:
-        index_path = directory / f"{single}.index.json"
-        if index_path.is_file():
-            return _list_indexed(index_path, name)
+        shards = None
         if (directory / single).is_file():
-            return {single: _tensors_of(directory / single, name)}
+            shards = {single: _tensors_of(directory / single, name)}
+        elif (directory / f"{single}.index.json").is_file():
+            shards = _list_indexed(directory / f"{single}.index.json", name)
+        if shards is not None and any(shards.values()):
+            return shards
     raise NeuronMMError(
         f"{name} holds no weights that can be read: expected {' or '.join(_FORMATS)}, or an index of shards."
     )
@@ -226,7 +256,7 @@ def _list_indexed(index_path: Path, name: str) -> dict[str, dict[str, TensorInfo
         raise NeuronMMError(f"{index_path} is not a weight index: {error!r}. Fetch it again.") from error
     shards = {}
     for file, tensors in listed.items():
-        if Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or file == "..":
             raise NeuronMMError(f"{index_path.name} of {name} points outside its directory: {file!r}.")
         found = _tensors_of(index_path.parent / file, name)
         missing = sorted(set(tensors) - set(found))
@@ -240,7 +270,13 @@ def _tensors_of(path: Path, model: str) -> dict[str, TensorInfo]:
     if not path.is_file():
         raise NeuronMMError(f"{model} lacks the shard {path.name}, which its index lists. Fetch the model again.")
     if path.suffix == ".bin":
-        return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in _load_pickle(path).items()}
+        state = _load_pickle(path)
+        unknown = [str(t.dtype) for t in state.values() if t.dtype not in SAFETENSORS_DTYPES.values()]
+        if unknown:
+            raise NeuronMMError(
+                f"{path.name} of {model} holds tensors of type {unknown[0]}, expected full-precision weights."
+            )
+        return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
@@ -269,7 +305,8 @@ def _read_file(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
 def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
     """Reads pickled weights with torch's weights-only loader, which runs no code of the file."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # torch maps only the archives that it has written since 1.6 into memory.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, ValueError, EOFError, ...
         raise NeuronMMError(
             f"{path.name} could not be read with torch's weights-only loader ({type(error).__name__}). It is damaged, or "

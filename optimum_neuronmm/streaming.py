@@ -13,6 +13,7 @@
 # limitations under the License.
 """Runs a decoder one layer at a time, with the weights of one layer in memory."""
 
+import ctypes
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,18 +51,13 @@ class LayerStream:
 
     def __init__(self, checkpoint: DenseCheckpoint, family: Family, dtype: torch.dtype, device: torch.device):
         self._checkpoint, self._family, self._dtype, self._device = checkpoint, family, dtype, device
-        with init_empty_weights():
-            self.model = AutoModelForCausalLM.from_config(
-                checkpoint.config, dtype=dtype, trust_remote_code=checkpoint.trust_remote_code
-            ).eval()
+        self.model = empty_model(checkpoint, dtype)
         self.layers: nn.ModuleList = self.model.get_submodule(family.layers)
+        self._decoder = self.model.get_submodule(family.layers.rpartition(".")[0])
         self._layer_kwargs: list[dict] = []
         in_layers = family.layers + "."
         resident = [name for name, _ in self.model.named_parameters() if not name.startswith(in_layers)]
-        tied = (
-            set(getattr(self.model, "_tied_weights_keys", None) or ()) if checkpoint.config.tie_word_embeddings else ()
-        )
-        self._load(self.model, "", [name for name in resident if name not in tied or name in checkpoint.tensors])
+        self._load(self.model, "", resident)
         self.model.tie_weights()
         for name, buffer in self.model.named_buffers():
             set_module_tensor_to_device(self.model, name, device, value=buffer)
@@ -80,7 +76,7 @@ class LayerStream:
 
         with self._replaced_layers(capture):
             for window in windows.split(1):  # one at a time, so that the recorded masks fit a batch of any size
-                self.model.base_model(input_ids=window.to(self._device), use_cache=False)
+                self._decoder(input_ids=window.to(self._device), use_cache=False)
         return torch.cat(embedded)
 
     @contextmanager
@@ -92,6 +88,7 @@ class LayerStream:
             yield layer
         finally:
             layer.to("meta")
+            _return_free_memory()
 
     @torch.no_grad()
     def advance(self, index: int, hidden: torch.Tensor) -> None:
@@ -113,7 +110,7 @@ class LayerStream:
     def perplexity(self, hidden: torch.Tensor, windows: torch.Tensor) -> float:
         """Token perplexity of `windows` (n, L) from what left the last layer, (n, L, H)."""
         total = 0.0
-        for states, window in zip(hidden.split(1), windows.split(1)):
+        for states, window in zip(hidden.split(1), windows.split(1), strict=True):
             with self._replaced_layers(lambda index, _, kwargs, states=states: states.to(self._device)):
                 logits = self.model(input_ids=window.to(self._device), use_cache=False).logits
             total += token_loss(logits, window.to(self._device))
@@ -142,12 +139,49 @@ class LayerStream:
         tensors = self._checkpoint.read([prefix + name for name in names])
         for name in names:
             value = tensors.pop(prefix + name)
-            expected = module.get_parameter(name).shape
-            if value.shape != expected:
+            if not torch.isfinite(value).all():
                 raise NeuronMMError(
-                    f"{prefix + name} has shape {tuple(value.shape)}, but config.json describes {tuple(expected)}."
+                    f"{prefix + name} of {self._checkpoint.name} holds values that are not finite. The checkpoint is "
+                    "damaged: fetch or save the model again."
                 )
             set_module_tensor_to_device(module, name, self._device, value=value, dtype=self._dtype)
+
+
+def empty_model(checkpoint: DenseCheckpoint, dtype: torch.dtype | None = None) -> nn.Module:
+    """The model without its weights, on the meta device.
+
+    Raises:
+        NeuronMMError: where config.json describes no model, or one whose weights differ in form from those on disk.
+    """
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(
+                checkpoint.config, dtype=dtype, trust_remote_code=checkpoint.trust_remote_code
+            )
+    except Exception as error:  # sizes that do not fit together fail anywhere in the code of a family
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise NeuronMMError(f"The config.json of {checkpoint.name} describes no model: {reason}.") from error
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        shape = checkpoint.info(name).shape
+        if shape != parameter.shape:
+            raise NeuronMMError(
+                f"{name} of {checkpoint.name} has shape {shape}, but config.json describes {tuple(parameter.shape)}."
+            )
+    return model.eval()
+
+
+def _return_free_memory() -> None:
+    """Has glibc give freed memory back to the system.
+
+    Tensors of a few megabytes come from its heap, which fragments: without this, the memory of a process that works on
+    one layer at a time grows with the number of layers.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):  # not glibc
+        return
+    trim(0)
 
 
 @contextmanager

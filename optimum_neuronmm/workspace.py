@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,8 @@ from .errors import NeuronMMError
 
 logger = logging.get_logger(__name__)
 
-_STATE, _RESULT = "state.json", "result"
+_STATE, _LOCK, _RESULT = "state.json", "lock", "result"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Workspace:
@@ -44,26 +46,25 @@ class Workspace:
         fingerprint: of everything that decides the result. A workspace of another run is emptied, with a warning.
 
     Raises:
-        NeuronMMError: where another process works in it.
+        NeuronMMError: where another process works in it, or the output came to be since it was checked.
     """
 
     def __init__(self, output_dir: Path, fingerprint: str):
         self.output_dir = output_dir
         self.path = workspace_path(output_dir)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / "lock", "w")
+        self._lock = self._acquire()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise NeuronMMError(f"Another process is writing {output_dir}. Wait for it, or choose another.") from error
-        state = self.read_json(_STATE) or {}
-        if state.get("fingerprint") != fingerprint:
-            if state:
-                logger.warning(f"The model or the options changed since {output_dir} was begun: starting anew.")
-            self._empty()
-            state = {"fingerprint": fingerprint, "layers_done": 0, "seconds": 0.0}
-            self.write_json(_STATE, state)
+            check_output_dir(output_dir)
+            state = _read_state(self.path)
+            if state.get("fingerprint") != fingerprint:
+                if state:
+                    logger.warning(f"The model or the options changed since {output_dir} was begun: starting anew.")
+                self._empty()
+                state = {"fingerprint": fingerprint, "layers_done": 0, "seconds": 0.0}
+            self.write_json(_STATE, state | {"published": False})
+        except BaseException:
+            self.close()
+            raise
         self._state = state
         self._opened = time.perf_counter() - state["seconds"]
 
@@ -114,15 +115,42 @@ class Workspace:
 
     def publish(self) -> None:
         """Puts the result in place of the output, by one rename, and removes the workspace."""
-        if self.output_dir.is_dir():
-            self.output_dir.rmdir()  # empty: a directory with content was refused at the start
-        os.replace(self.path / _RESULT, self.output_dir)
-        self.close()
-        shutil.rmtree(self.path)
+        self.write_json(_STATE, self._state | {"published": True})  # for `check_output_dir`, if this process dies here
+        try:
+            os.replace(self.path / _RESULT, self.output_dir)  # an empty directory gives way
+        except OSError as error:
+            raise NeuronMMError(
+                f"The finished result could not be put in place of {self.output_dir} ({error.strerror}). It is kept: see "
+                "that the output does not exist or is empty, and run the same command again."
+            ) from error
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
 
     def close(self) -> None:
-        """Lets go of the workspace and keeps its files for a run that resumes."""
+        """Lets go of the workspace, and keeps its files for a run that resumes, if there is something to resume."""
+        if self._lock.closed:
+            return
+        if all(entry.name in (_STATE, _LOCK) or entry.suffix == ".part" for entry in self.path.iterdir()):
+            shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+    def _acquire(self):
+        """The locked lock file, which keeps other processes out until it is closed."""
+        lock = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / _LOCK, "w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have removed it after it was opened here.
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / _LOCK)):
+                return lock
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError as error:
+            raise NeuronMMError(f"{self.output_dir} cannot be written: {error}.") from error
+        if lock is not None:
+            lock.close()
+        raise NeuronMMError(f"Another process is writing {self.output_dir}. Wait for it, or choose another.")
 
     @contextmanager
     def _written_whole(self, name: str) -> Iterator[Path]:
@@ -133,7 +161,7 @@ class Workspace:
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
-            if entry.name == "lock":
+            if entry.name == _LOCK:
                 continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
@@ -143,23 +171,33 @@ def workspace_path(output_dir: Path) -> Path:
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Refuses an output that exists with content, or that could not be created."""
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise NeuronMMError(f"{output_dir} exists and is not empty. Choose another output, or remove it.")
-    parent = output_dir.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise NeuronMMError(f"{output_dir} cannot be created: {parent} is not a directory that you may write to.")
+    """Refuses an output that exists with content, or that could not be created.
+
+    Beside a finished output, what is left of its workspace is removed: its process died while it cleaned up.
+    """
+    left = workspace_path(output_dir)
+    if _read_state(left).get("published") and not (left / _RESULT).exists():
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+            raise NeuronMMError(f"{output_dir} exists and is not empty. Choose another output, or remove it.")
+        parent = _existing_parent(output_dir)
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise NeuronMMError(f"{output_dir} cannot be created: {parent} is not a directory that you may write to.")
+    except OSError as error:
+        raise NeuronMMError(f"{output_dir} cannot be created: {error.strerror}.") from error
+    if output_dir.is_mount():
+        raise NeuronMMError(
+            f"{output_dir} is where a disk is mounted, and the finished directory could not take its place. Choose a "
+            "directory inside it."
+        )
 
 
 def check_disk_space(output_dir: Path, needed: int) -> None:
-    """Refuses to begin where `needed` bytes are not free on the output's file system."""
-    parent = output_dir.parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < needed:
+    """Refuses to begin where `needed` bytes, with what an interrupted run has written, are not free for the output."""
+    written = sum(path.stat().st_size for path in workspace_path(output_dir).rglob("*") if path.is_file())
+    free = shutil.disk_usage(_existing_parent(output_dir)).free
+    if free + written < needed:
         raise NeuronMMError(
             f"Not enough disk space for {output_dir}: about {needed / 1e9:.1f} GB are needed while compressing, "
             f"{free / 1e9:.1f} GB are free. Free some, or choose an output on another disk."
@@ -172,11 +210,12 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
             raise _disk_full(path) from error
         raise
-    except Exception as error:  # safetensors raises its own class, with the system's message inside
-        if "No space left" in str(error) or "os error 28" in str(error):
+    except Exception as error:  # safetensors raises its own class, with the system's error number in its message
+        number = re.search(r"os error (\d+)", str(error))
+        if number and int(number[1]) in _FULL:
             raise _disk_full(path) from error
         raise
 
@@ -185,3 +224,16 @@ def _disk_full(path: Path) -> NeuronMMError:
     return NeuronMMError(
         f"No space left on the disk of {path}. What was finished is kept: free some space and run the same command again."
     )
+
+
+def _existing_parent(output_dir: Path) -> Path:
+    return next(parent for parent in output_dir.parents if parent.exists())
+
+
+def _read_state(workspace: Path) -> dict:
+    """What state.json of a workspace says; nothing where there is none or it is damaged."""
+    try:
+        state = json.loads((workspace / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}

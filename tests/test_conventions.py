@@ -14,6 +14,7 @@
 """Conventions that every file of the project keeps."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,8 @@ FOREIGN = {
     "errors": set(),
     "version": set(),
     "ranks": {"numpy"},
+    "decomposition": {"numpy", "torch"},
+    "calibration": {"numpy", "torch", "datasets"},
     "kernels": {"numpy", "torch", "neuronxcc", "nki", "ml_dtypes"},
     "commands": {"optimum.commands"},
 }
@@ -160,6 +163,24 @@ def test_only_commands_and_recipes_import_recipes(path):
     if path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "commands"):
         wrong = {name for name in imports(path) if within(name, "optimum_neuronmm.recipes", "recipes")}
         assert not wrong, f"{relative(path)} may not import {wrong}"
+
+
+# What comes with a dependency that is declared, and may be imported as if it were.
+COMES_WITH = {"tokenizers": "transformers"}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+def test_imports_are_declared(path):
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = list(project["dependencies"])
+    if path.is_relative_to(ROOT / "recipes") or path.is_relative_to(ROOT / "benchmarks"):
+        declared += project["optional-dependencies"]["recipes"]
+    names = {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in declared}
+    own = {"optimum_neuronmm", "neuronxcc", "nki"} | {name.split(".")[0] for name in DEVICE_ONLY}
+    roots = {name.split(".")[0] for name in imports(path)} - own - set(sys.stdlib_module_names)
+    missing = {root for root in roots if COMES_WITH.get(root, root) not in names}
+    assert not missing, f"{relative(path)} imports {missing}, which pyproject.toml does not declare"
 
 
 @pytest.mark.parametrize("path", files_of("commands"), ids=relative)
