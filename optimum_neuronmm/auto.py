@@ -83,8 +83,7 @@ class NeuronModelForCausalLM:
             NeuronMMError: where something of the model or the options has to be put right.
         """
         config = _as_config(neuronmm)
-        target = resolve_target(config.target if config else "auto")
-        if target == "neuron":
+        if config and resolve_target(config.target) == "neuron":
             raise NeuronMMError(
                 "This version does not compile yet. To run on the CPU, use neuronmm=NeuronMMConfig(target='cpu')."
             )
@@ -145,7 +144,7 @@ def _compressed_once(model_id, config: NeuronMMConfig, trust_remote_code: bool, 
     """The cached directory of `model_id` compressed with `config`; written if it is not there."""
     checkpoint = open_dense(model_id, **hub, trust_remote_code=trust_remote_code)
     check_sources(config)
-    content = [checkpoint.fingerprint(), config.to_dict(), file_stats(config.calibration)]
+    content = [checkpoint.fingerprint(), config.deciding_options(), file_stats(config.calibration)]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^\w.-]+", "--", str(model_id)).strip("-")[-60:]
     directory = Path(HF_HOME) / "neuronmm" / f"{name}-{key[:16]}"

@@ -132,12 +132,14 @@ def _write_result(
         parameters: of the dense model.
     """
     directory = workspace.new_result()
-    final = NeuronMMConfig.from_dict({**config.to_dict(), "modules": allocation.modules})
+    # The result may be published: sources by name, not where they lie on this disk.
+    sources = [entry["source"] for entry in text.sources]
+    final = NeuronMMConfig.from_dict({**config.to_dict(), "calibration": sources, "modules": allocation.modules})
     factor_files = [workspace.path / f"layer-{layer}.safetensors" for layer in range(allocation.layers)]
     write_checkpoint(checkpoint, factor_files, final, directory)
     after = parameters - allocation.parameters_before + allocation.parameters_after
     report = {
-        "model": checkpoint.name,
+        "model": checkpoint.name if checkpoint.revision else checkpoint.directory.resolve().name,
         "revision": checkpoint.revision,
         "compression_ratio": {
             "requested": config.compression_ratio,
@@ -186,7 +188,6 @@ def _disk_needed(checkpoint: DenseCheckpoint, config: NeuronMMConfig) -> int:
 
 def _fingerprint(checkpoint: DenseCheckpoint, config: NeuronMMConfig, device: torch.device) -> str:
     """Identity of everything that decides the factors."""
-    decides = {name: value for name, value in config.to_dict().items() if name not in ("target", "kernel")}
-    files = file_stats(config.calibration)
-    content = [checkpoint.fingerprint(), decides, files, device.type, torch.__version__, transformers.__version__]
+    inputs = [checkpoint.fingerprint(), config.deciding_options(), file_stats(config.calibration)]
+    content = [*inputs, device.type, torch.__version__, transformers.__version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -202,6 +202,10 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def deciding_options(self) -> dict[str, Any]:
+        """The options that decide the factors: what only matters where the model runs is left out."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("target", "kernel")}
+
     def to_diff_dict(self) -> dict[str, Any]:
         return self.to_dict()
 

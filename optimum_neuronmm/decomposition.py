@@ -42,7 +42,7 @@ class Decomposition:
     Attributes:
         losses: (min(K, N) + 1,) float64. `losses[r]` is the predicted ||X (W - U V)||_F^2 per row of X at rank r;
             `losses[0]` is the energy of the output itself.
-        ridge: relative damping that the Gram matrix needed to be factorised; 0 where it was not factorised.
+        ridge: relative damping of the Gram matrix, larger where it could not be factorised; 0 where there is none.
     """
 
     losses: torch.Tensor
@@ -96,8 +96,13 @@ def decompose(weight: torch.Tensor, gram: torch.Tensor | None = None, name: str 
             )
     K, N = W.shape
     factor, ridge = None, 0.0
-    if K > N:
-        smaller = W.T @ (W if gram is None else gram @ W)
+    if K > N and gram is not None:
+        # Damped like a matrix to be factorised: directions that no input took are otherwise in no order at all.
+        scale = gram.diagonal().mean()
+        ridge, damping = (_RIDGE, _RIDGE * scale) if scale > 0 else (1.0, 1.0)
+        smaller = W.T @ (gram @ W + damping * W)
+    elif K > N:
+        smaller = W.T @ W
     elif gram is None:
         smaller = W @ W.T
     else:

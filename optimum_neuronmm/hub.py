@@ -33,7 +33,7 @@ def write_model_card(directory: Path, report: dict, config: NeuronMMConfig) -> N
 def model_card(report: dict, config: NeuronMMConfig) -> str:
     """The model card of a compressed directory, from its report."""
     is_local = report["revision"] is None
-    name = Path(report["model"]).resolve().name if is_local else report["model"]
+    name = report["model"]
     base_model = "" if is_local else f"base_model: {name}\nbase_model_relation: quantized\n"
     perplexity, ratio = report["perplexity"], report["compression_ratio"]
     warning = perplexity_warning(report)
@@ -67,16 +67,16 @@ requested; ranks are aligned), {ratio["model"]:.2%} of the model's.
 import optimum_neuronmm  # pip install optimum-neuronmm
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("THIS_REPOSITORY")
+model = AutoModelForCausalLM.from_pretrained("THIS_REPOSITORY", dtype="auto")
 ```
 
-Without `import optimum_neuronmm`, loading stops at a size mismatch of the MLP weights. Do not answer that with
-`ignore_mismatched_sizes=True`, although the message suggests it: the MLPs would then be random.
+Without `import optimum_neuronmm`, loading stops at a size mismatch of the MLP weights. Never answer that with
+`ignore_mismatched_sizes=True`: the MLPs would then be random.
 
 ## Report
 
 ```
-{format_report({**report, "model": name})}
+{format_report(report)}
 ```
 """
 

@@ -213,10 +213,12 @@ def _read_config(directory: Path, name: str, trust_remote_code: bool) -> Pretrai
             f"{name} is quantised ({method}). Factors are computed from full-precision weights: start from the "
             "original model."
         )
-    if raw.get("auto_map") and not trust_remote_code:
+    code = raw.get("auto_map")
+    if code and not trust_remote_code:
+        what = ", ".join(sorted(code)) if isinstance(code, dict) else code
         raise NeuronMMError(
-            f"{name} runs code of its own ({', '.join(sorted(raw['auto_map']))}). If you trust it, allow that with "
-            "--trust-remote-code, or trust_remote_code=True in Python."
+            f"{name} runs code of its own ({what}). If you trust it, allow that with --trust-remote-code, or "
+            "trust_remote_code=True in Python."
         )
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)

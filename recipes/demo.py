@@ -30,7 +30,7 @@ PROMPT = "Explain in one sentence why the sky is blue."
 def answer(directory: Path, prompt: str) -> str:
     """What the model in `directory` answers, without sampling."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
     chat = [{"role": "user", "content": prompt}]
     inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     generated = model.generate(**inputs, max_new_tokens=48, do_sample=False)

@@ -73,6 +73,7 @@ def _repaired(converted):
         unk_token="<|endoftext|>",
         chat_template=converted.chat_template,
         model_max_length=8192,
+        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
 

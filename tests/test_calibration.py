@@ -219,7 +219,9 @@ def test_exactly_enough_text_is_enough(tokenizer, tmp_path):
     path.write_text("a" * 12 * 32)
     assert collect(tokenizer, path).windows.shape == (8, 32)
     path.write_text("a" * (12 * 32 - 1))
-    with pytest.raises(NeuronMMError, match="short.txt is too short: 383 tokens make 11 windows of 32, and 12 are need"):
+    with pytest.raises(
+        NeuronMMError, match="short.txt is too short: 383 tokens make 11 windows of 32, and 12 are need"
+    ):
         collect(tokenizer, path)
 
 

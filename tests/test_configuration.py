@@ -327,6 +327,28 @@ def test_an_option_of_a_newer_release_is_dropped_with_a_warning(version, warning
     assert "Ignoring sharpness" in message and version in message and __version__ in message
 
 
+@pytest.mark.parametrize(
+    ("own", "written_by", "newer"),
+    [
+        ("0.9.1", "0.10.0", True),
+        ("0.10.0", "0.9.1", False),
+        ("0.2.0", "0.2.0", False),
+        ("0.2.0", "0.2.0.dev3", False),  # what led to a release is not newer than it
+        ("0.2.0", "0.2.0rc1", False),
+        ("0.2.0.dev0", "0.2.1.dev0", True),
+    ],
+)
+def test_releases_are_compared_as_numbers(own, written_by, newer, monkeypatch):
+    monkeypatch.setattr("optimum_neuronmm.configuration.__version__", own)
+    content = {"sharpness": 2, "neuronmm_version": written_by}
+    if newer:
+        assert NeuronMMConfig.from_dict(content).neuronmm_version == written_by
+        assert content["sharpness"] == 2  # dropped from the config, not from what was passed
+    else:
+        with pytest.raises(NeuronMMError, match="Unknown option sharpness"):
+            NeuronMMConfig.from_dict(content)
+
+
 def test_a_known_config_is_read_without_a_warning(warnings):
     NeuronMMConfig.from_dict({**CHOSEN, "neuronmm_version": "99.0"})
     assert not warnings

@@ -104,6 +104,11 @@ def test_mixtures_of_experts_are_refused_by_name(model_type, options, count):
     assert "llama" in str(error.value)
 
 
+def test_a_mixture_that_counts_its_experts_elsewhere():
+    with pytest.raises(NeuronMMError, match="^qwen3_vl_moe is a mixture of experts: its expert weights"):
+        family_of(AutoConfig.for_model("qwen3_vl_moe"))
+
+
 def test_one_expert_is_no_mixture():
     assert family_of(AutoConfig.for_model("llama", num_experts=1)) is LLAMA
     assert family_of(AutoConfig.for_model("llama", num_experts=None)) is LLAMA

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Sampling from the model: the distribution, the windows, and what a resumed run finds again."""
 
+import gc
 import math
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from optimum_neuronmm import sampling
 from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.sampling import sample_tokens, sampler
 from optimum_neuronmm.source import open_dense
 
@@ -82,9 +84,10 @@ def test_equal_generators_give_equal_text():
     assert not torch.equal(draw(bigram_model(), 20, 9, seed=1), draw(bigram_model(), 20, 9, seed=2))
 
 
-def test_each_token_is_drawn_from_what_the_whole_text_before_it_predicts(tiny_llama, monkeypatch):
-    """With its cache, the model sees the same as when it reads the text at once."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_each_token_is_drawn_from_what_the_whole_text_before_it_predicts(model_type, monkeypatch, tmp_path):
+    """With its cache, and past its sliding window, the model sees the same as when transformers reads the text at once."""
+    directory = save_tiny_model(tmp_path, model_type)
     drawn_from, multinomial = [], torch.multinomial
 
     def recorded(probabilities, *args, **kwargs):
@@ -92,10 +95,10 @@ def test_each_token_is_drawn_from_what_the_whole_text_before_it_predicts(tiny_ll
         return multinomial(probabilities, *args, **kwargs)
 
     monkeypatch.setattr(torch, "multinomial", recorded)
-    tokens = draw(model, 3, 12, start=256)
+    tokens = draw(sampling._load(open_dense(directory)), 3, 24, start=256)
     with torch.no_grad():
-        expected = model(input_ids=tokens).logits.softmax(-1)[:, :-1]
-    torch.testing.assert_close(torch.stack(drawn_from, dim=1), expected, rtol=1e-4, atol=1e-7)
+        logits = AutoModelForCausalLM.from_pretrained(directory).eval()(input_ids=tokens).logits
+    torch.testing.assert_close(torch.stack(drawn_from, dim=1), logits.softmax(-1)[:, :-1], rtol=1e-4, atol=1e-7)
 
 
 def test_progress_counts_every_token():
@@ -189,8 +192,6 @@ def test_the_model_goes_to_disk_where_memory_is_short(tiny_llama, monkeypatch, t
     monkeypatch.setattr(sampling.AutoModelForCausalLM, "from_pretrained", recorded)
     assert torch.equal(sampler_of(tiny_llama)(2, 6), expected)
     assert placements[0]["device_map"] == "auto" and placements[0]["offload_folder"].startswith(str(tmp_path))
-    import gc
-
     gc.collect()
     assert list(tmp_path.iterdir()) == []
 

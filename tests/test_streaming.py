@@ -11,15 +11,24 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+import gc
+import json
+import math
+import shutil
+import weakref
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
+from optimum_neuronmm import streaming
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.families import FAMILIES, family_of
 from optimum_neuronmm.perplexity import perplexity
 from optimum_neuronmm.source import open_dense
-from optimum_neuronmm.streaming import LayerStream, collect_inputs
+from optimum_neuronmm.streaming import LayerStream, collect_inputs, empty_model
 
 from .conftest import save_tiny_model
 
@@ -45,3 +54,200 @@ def test_layer_by_layer_equals_the_whole_model(model_type, tmp_path):
         model(input_ids=windows)
     torch.testing.assert_close(hidden, captured[0], rtol=1e-4, atol=1e-4)
     assert stream.perplexity(hidden, windows) == pytest.approx(perplexity(model, windows), rel=1e-5)
+
+
+@pytest.fixture
+def model(tiny_llama, tmp_path):
+    """A model that a test may damage."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")
+
+
+def edit_weights(directory, change):
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def windows_of(n, length, seed=1):
+    return torch.randint(256, (n, length), generator=torch.Generator().manual_seed(seed))
+
+
+class TestMemory:
+    def test_a_layer_has_its_weights_only_while_it_is_open(self, tiny_llama):
+        stream = stream_of(tiny_llama)
+        expected = load_file(tiny_llama / "model.safetensors")
+        for index, layer in enumerate(stream.layers):
+            assert all(parameter.is_meta for parameter in layer.parameters())
+            with stream.layer(index) as opened:
+                assert opened is layer
+                for name, parameter in layer.named_parameters():
+                    assert torch.equal(parameter, expected[f"model.layers.{index}.{name}"])
+                others = [other for other in stream.layers if other is not layer]
+                assert all(parameter.is_meta for other in others for parameter in other.parameters())
+            assert all(parameter.is_meta for parameter in layer.parameters())
+
+    def test_the_weights_of_a_layer_are_free_after_it(self, tiny_llama):
+        """Not only out of the module: nothing else holds them."""
+        stream = stream_of(tiny_llama)
+        hidden = stream.embed(windows_of(2, 8))
+        with stream.layer(0) as layer:
+            stream.advance(0, hidden)
+            weights = [weakref.ref(parameter) for parameter in layer.parameters()]
+        gc.collect()
+        assert len(weights) == 9 and all(reference() is None for reference in weights)
+
+    def test_an_error_inside_closes_the_layer(self, tiny_llama):
+        stream = stream_of(tiny_llama)
+        with pytest.raises(RuntimeError, match="inside"):
+            with stream.layer(1):
+                raise RuntimeError("inside")
+        assert all(parameter.is_meta for parameter in stream.layers[1].parameters())
+
+    def test_a_layer_whose_projections_were_replaced_is_closed_too(self, tiny_llama):
+        from optimum_neuronmm.modeling import replace_projections
+
+        stream = stream_of(tiny_llama)
+        with stream.layer(0) as layer:
+            replace_projections(stream.model, {"model.layers.0.mlp.up_proj": {"rank": 32, "storage": "uv"}})
+            assert not layer.mlp.up_proj.u.weight.is_meta
+        assert all(parameter.is_meta for parameter in layer.parameters())
+
+    def test_embeddings_norm_and_head_stay(self, tiny_llama):
+        stream = stream_of(tiny_llama)
+        resident = {name for name, parameter in stream.model.named_parameters() if not parameter.is_meta}
+        assert resident == {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+
+    def test_each_tensor_is_read_once_for_a_layer(self, tiny_llama, monkeypatch):
+        stream, read = stream_of(tiny_llama), []
+        original = stream._checkpoint.read
+        monkeypatch.setattr(stream._checkpoint, "read", lambda names: read.extend(names) or original(names))
+        for index in range(3):
+            with stream.layer(index):
+                pass
+        assert len(read) == len(set(read)) == 27
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tied_head_is_the_embedding(tied, tmp_path):
+    directory = save_tiny_model(tmp_path, tie_word_embeddings=tied)
+    stream = stream_of(directory)
+    assert (stream.model.lm_head.weight is stream.model.model.embed_tokens.weight) == tied
+    windows = windows_of(2, 12)
+    hidden = stream.embed(windows)
+    for index in range(3):
+        with stream.layer(index):
+            stream.advance(index, hidden)
+    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    assert stream.perplexity(hidden, windows) == pytest.approx(perplexity(model, windows), rel=1e-5)
+
+
+def test_a_model_in_another_dtype_runs_in_that_of_the_stream(tmp_path):
+    checkpoint = open_dense(save_tiny_model(tmp_path, dtype=torch.bfloat16))
+    stream = LayerStream(checkpoint, family_of(checkpoint.config), torch.float32, torch.device("cpu"))
+    hidden = stream.embed(windows_of(1, 8))
+    with stream.layer(0) as layer:
+        assert {parameter.dtype for parameter in layer.parameters()} == {torch.float32}
+        stream.advance(0, hidden)
+    assert hidden.dtype == torch.float32
+
+
+def test_windows_are_independent_of_those_beside_them(tiny_llama, monkeypatch):
+    """In batches of any size: here of three windows, one, and all."""
+    windows, results = windows_of(7, 16), []
+    for rows in (48, 1, 4096):
+        monkeypatch.setattr(streaming, "_ROWS_AT_ONCE", rows)
+        stream = stream_of(tiny_llama)
+        hidden = stream.embed(windows)
+        sizes = []
+        with stream.layer(0) as layer:
+            hook = layer.register_forward_pre_hook(lambda _, args, sizes=sizes: sizes.append(len(args[0])))
+            stream.advance(0, hidden)
+            hook.remove()
+        assert sizes == {48: [3, 3, 1], 1: [1] * 7, 4096: [7]}[rows]
+        results.append(hidden)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results[0], results[2], rtol=1e-5, atol=1e-5)
+
+
+def test_hidden_states_advance_in_place(tiny_llama):
+    stream = stream_of(tiny_llama)
+    hidden = stream.embed(windows_of(2, 8))
+    before, address = hidden.clone(), hidden.data_ptr()
+    with stream.layer(0):
+        assert stream.advance(0, hidden) is None
+    assert hidden.data_ptr() == address and not torch.equal(hidden, before)
+
+
+class TestDamage:
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_weight_that_is_not_finite_is_named(self, model, value):
+        edit_weights(model, lambda weights: weights["model.layers.1.mlp.up_proj.weight"].view(-1)[5].fill_(value))
+        stream = stream_of(model)
+        with stream.layer(0):
+            pass
+        with pytest.raises(NeuronMMError, match="model.layers.1.mlp.up_proj.weight of .* not finite.*damaged"):
+            with stream.layer(1):
+                pass
+
+    def test_an_embedding_that_is_not_finite_is_named(self, model):
+        edit_weights(model, lambda weights: weights["model.embed_tokens.weight"][3].fill_(math.nan))
+        with pytest.raises(NeuronMMError, match="model.embed_tokens.weight of .* not finite"):
+            stream_of(model)
+
+    def test_activations_that_overflow_are_named_by_their_layer(self, model):
+        def change(weights):
+            weights["model.layers.2.mlp.up_proj.weight"] *= 1e25
+            weights["model.layers.2.mlp.down_proj.weight"] *= 1e25
+
+        edit_weights(model, change)
+        stream = stream_of(model)
+        hidden = stream.embed(windows_of(2, 8))
+        for index in range(2):
+            with stream.layer(index):
+                stream.advance(index, hidden)
+        with pytest.raises(NeuronMMError, match=r"activations of layer 2 \(model.layers.2\) are not finite"):
+            with stream.layer(2):
+                stream.advance(2, hidden)
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            (
+                {"intermediate_size": 128},
+                r"gate_proj.weight of .* has shape \(200, 96\), but config.json describes \(128",
+            ),
+            ({"num_hidden_layers": 5}, "no tensor 'model.layers.3"),
+            ({"num_attention_heads": 0}, "describes no model: "),
+            ({"hidden_size": "wide"}, "describes no model: "),
+            ({"tie_word_embeddings": True, "vocab_size": 8}, r"embed_tokens.weight of .* has shape \(260, 96\)"),
+        ],
+    )
+    def test_a_config_of_another_model(self, model, changes, match):
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(NeuronMMError, match=match):
+            empty_model(open_dense(model))
+
+    def test_an_empty_model_takes_no_memory(self, tiny_llama):
+        model = empty_model(open_dense(tiny_llama))
+        assert all(parameter.is_meta for parameter in model.parameters()) and not model.training
+
+
+class TestCollectInputs:
+    def test_rows_of_each_module_while_it_is_open(self):
+        modules = {"a": nn.Linear(3, 2), "b": nn.Linear(3, 2)}
+        seen = []
+        x = torch.randn(2, 4, 3)
+        with collect_inputs(modules, lambda name, rows: seen.append((name, rows))):
+            modules["a"](x)
+            modules["b"](x[0])
+        modules["a"](x)
+        assert [name for name, _ in seen] == ["a", "b"]
+        assert torch.equal(seen[0][1], x.view(8, 3)) and torch.equal(seen[1][1], x[0])
+
+    def test_an_error_inside_removes_the_hooks(self):
+        linear = nn.Linear(3, 2)
+        with pytest.raises(RuntimeError):
+            with collect_inputs({"a": linear}, lambda name, rows: None):
+                raise RuntimeError
+        assert not linear._forward_pre_hooks

@@ -1,0 +1,666 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A compression from its inputs to its output: killed at any moment, given bad input, run again and beside another.
+
+What it computes is tested in test_layerwise.py, what it writes in test_checkpoint.py and test_report.py.
+"""
+
+import contextlib
+import errno
+import gzip
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from optimum_neuronmm import NeuronMMConfig, compress
+from optimum_neuronmm.errors import NeuronMMError
+
+from .conftest import ROOT, read_config, save_tiny_model
+
+
+# Killing: a child process runs `kill_everywhere`, which forks one process for each moment at which a run can die.
+
+
+class Moments:
+    """Counts the moments of a run at which it is worth dying, and dies at one of them, in the middle of the write."""
+
+    def __init__(self, deadly: int | None = None):
+        self.names, self._deadly = [], deadly
+
+    def pass_by(self, name: str, half=lambda: None) -> None:
+        self.names.append(name)
+        if len(self.names) == self._deadly:
+            half()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        """Only into a process that was forked for it."""
+        from optimum_neuronmm import checkpoint, sampling, workspace
+
+        replace, rmtree, write_text, copyfile = os.replace, shutil.rmtree, Path.write_text, shutil.copyfile
+        save_file, sample_tokens, read = workspace.save_file, sampling.sample_tokens, checkpoint.StoredTensor.read
+        reads = []
+
+        def dying_replace(source, target):
+            if Path(source).is_dir():  # of a file, all of it is there: as good as in the middle of writing it
+                self.pass_by(f"before {Path(target).name} is renamed")
+            replace(source, target)
+            self.pass_by(f"after {Path(target).name} was renamed")
+
+        def dying_rmtree(path, **options):
+            if Path(path).exists():
+                self.pass_by(f"before {Path(path).name} is removed")
+                first = sorted(Path(path).iterdir())[0]
+                self.pass_by(f"while {Path(path).name} is removed", lambda: first.is_file() and first.unlink())
+            rmtree(path, **options)
+
+        def dying_write_text(path, content, **options):
+            self.pass_by(f"in {path.name}", lambda: write_text(path, content[: len(content) // 2], **options))
+            return write_text(path, content, **options)
+
+        def dying_copyfile(source, target):
+            content = Path(source).read_bytes()
+            self.pass_by(f"in {Path(source).name}", lambda: Path(target).write_bytes(content[: len(content) // 2]))
+            return copyfile(source, target)
+
+        def dying_save_file(tensors, path):
+            def half():
+                save_file(tensors, path)
+                os.truncate(path, path.stat().st_size // 2)
+
+            self.pass_by(f"in {path.name}", half)
+            save_file(tensors, path)
+
+        def dying_read(tensor):
+            reads.append(tensor)
+            if len(reads) % 9 == 0:
+                self.pass_by(f"before {tensor.name} is written")
+            return read(tensor)
+
+        def dying_sample_tokens(*args):
+            self.pass_by("before a batch is sampled")
+            return sample_tokens(*args)
+
+        os.replace, shutil.rmtree, Path.write_text, shutil.copyfile = (
+            dying_replace,
+            dying_rmtree,
+            dying_write_text,
+            dying_copyfile,
+        )
+        workspace.save_file, checkpoint.StoredTensor.read = dying_save_file, dying_read
+        sampling.sample_tokens = dying_sample_tokens
+
+
+def in_fork(function, log: Path) -> int | None:
+    """Runs `function` in a forked process with its output in `log`. Returns the signal it died of, None if it ended."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+
+
+def result_of(output: Path) -> dict:
+    """What must be equal of two runs: the weights, the settings, and which files there are."""
+    if not output.exists():
+        return {}
+    exact = {name: sha256((output / name).read_bytes()).hexdigest() for name in ("model.safetensors", "config.json")}
+    return {**exact, "files": sorted(path.name for path in output.iterdir())}
+
+
+def kill_everywhere(model: str, text: str, folder: str) -> None:
+    """Prints a JSON object: of each moment its name, and what was there after the kill and after the next run."""
+    import torch
+
+    from optimum_neuronmm import NeuronMMConfig, compress, sampling
+
+    torch.set_num_threads(1)  # a process with several may not be forked
+    sampling._BATCH = 2
+    options = {"compression_ratio": 0.2, "block_size": 32, "calibration": ["self", text]}
+    config = NeuronMMConfig(**options, calibration_samples=2, calibration_length=16)
+    folder = Path(folder)
+
+    def run(name, deadly=None, moments=None):
+        output, log = folder / name / "an output", folder / name / "log"
+
+        def work():
+            if deadly or moments is not None:
+                counted = Moments(deadly)
+                counted.install()
+            compress(model, output, config)
+            if moments is not None:
+                (folder / name / "moments").write_text(json.dumps(counted.names))
+
+        output.parent.mkdir(exist_ok=True)
+        died = in_fork(work, log)
+        beside = sorted(path.name for path in output.parent.iterdir() if path.name not in ("log", "moments"))
+        return {"died": died, "result": result_of(output), "beside": beside, "log": log.read_text()}
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        compress(model, folder / "first", config)  # imports what is imported late, once for all
+    found = {"reference": run("reference"), "counted": run("counted", moments=[]), "moments": [], "chain": []}
+    for number, moment in enumerate(json.loads((folder / "counted" / "moments").read_text()), 1):
+        found["moments"].append({"name": moment, "killed": run(str(number), number), "again": run(str(number))})
+    for attempt in range(40):  # one run after the other is killed, each a little later than the one before
+        found["chain"].append(run("chain", 8 + 3 * attempt))
+        if not found["chain"][-1]["died"]:
+            break
+    print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, text_file):
+    folder = tmp_path_factory.mktemp("killed")
+    model = save_tiny_model(folder / "model", hidden_size=64, intermediate_size=160)
+    call = f"from tests.test_compression import kill_everywhere as k; k({str(model)!r}, {str(text_file)!r}, {str(folder)!r})"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    process = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+class TestKilled:
+    def test_the_runs_that_are_compared_are_whole(self, killed):
+        for run in (killed["reference"], killed["counted"]):
+            assert run["died"] is None and run["beside"] == ["an output"], run["log"]
+        assert killed["reference"]["result"] == killed["counted"]["result"]
+
+    def test_it_was_killed_at_every_kind_of_moment(self, killed):
+        names = [moment["name"] for moment in killed["moments"]]
+        assert all(moment["killed"]["died"] == signal.SIGKILL for moment in killed["moments"])
+        for layer in range(3):
+            assert f"after layer-{layer}.safetensors was renamed" in names
+            assert f"in layer-{layer}.json.part" in names
+            assert f"in hidden-{layer + 1}.safetensors.part" in names
+        assert names.count("after state.json was renamed") >= 4
+        assert names.count("before a batch is sampled") == 2
+        written = ["config.json", "neuronmm_report.json", "README.md", "tokenizer.json", "calibration.json.part"]
+        assert {f"in {name}" for name in written} < set(names)
+        assert sum("is written" in name for name in names) >= 4
+        assert names[-4:] == [
+            "before an output is renamed",
+            "after an output was renamed",
+            "before .an output.neuronmm is removed",
+            "while .an output.neuronmm is removed",
+        ]
+
+    def test_the_output_is_whole_or_not_there(self, killed):
+        for moment in killed["moments"]:
+            assert moment["killed"]["result"] in ({}, killed["reference"]["result"]), moment["name"]
+        there = [moment["name"] for moment in killed["moments"] if moment["killed"]["result"]]
+        assert there == [moment["name"] for moment in killed["moments"]][-3:]
+
+    def test_the_next_run_gives_the_same_checkpoint_and_leaves_nothing_beside_it(self, killed):
+        for moment in killed["moments"]:
+            assert moment["again"]["result"] == killed["reference"]["result"], moment["name"] + moment["again"]["log"]
+            assert moment["again"]["beside"] == ["an output"], moment["name"]
+
+    def test_a_run_that_finds_its_output_finished_says_so(self, killed):
+        for moment in killed["moments"]:
+            refused = "exists and is not empty" in moment["again"]["log"]
+            assert refused == bool(moment["killed"]["result"]), moment["name"]
+
+    def test_finished_layers_are_not_computed_again(self, killed):
+        logs = {moment["name"]: moment["again"]["log"] for moment in killed["moments"]}
+        assert "after layer 2 of 3" in logs["in layer-2.json.part"]
+        assert "after layer 3 of 3" in logs["in README.md"]
+        assert "Resuming" not in logs["after layer-0.safetensors was renamed"]
+        assert all("starting anew" not in log for log in logs.values())
+
+    def test_a_run_that_is_killed_again_and_again_arrives(self, killed):
+        *attempts, last = killed["chain"]
+        assert len(attempts) >= 5 and all(attempt["died"] == signal.SIGKILL for attempt in attempts)
+        assert all(attempt["result"] == {} for attempt in attempts)
+        assert last["died"] is None and last["result"] == killed["reference"]["result"], last["log"]
+        assert last["beside"] == ["an output"]
+
+
+# Inputs that cannot be compressed: each ends with a message, and with the output's directory as it was.
+
+
+@pytest.fixture
+def model(tiny_llama, tmp_path):
+    """A model that a test may damage."""
+    return shutil.copytree(tiny_llama, tmp_path / "a model")
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An output in a directory of its own, so that whatever is left beside it shows."""
+    (tmp_path / "some results").mkdir()
+    return tmp_path / "some results" / "an output"
+
+
+def config_with(quick_options, **changes):
+    from optimum_neuronmm import NeuronMMConfig
+
+    return NeuronMMConfig(**{**quick_options, **changes})
+
+
+@pytest.fixture
+def refuse(model, output, quick_options):
+    """`refuse(match, **changes)`: compressing `model` with changed options fails and leaves nothing, or what is `left`."""
+
+    def refuse(match, source=model, left=(), **changes):
+        before = sorted(output.parent.iterdir())
+        with pytest.raises(NeuronMMError, match=match):
+            compress(source, output, config_with(quick_options, **changes))
+        workspace = output.parent / ".an output.neuronmm"
+        assert sorted(output.parent.iterdir()) == before + ([workspace] if left else [])
+        assert {path.name for path in workspace.glob("*.safetensors")} == set(left)
+
+    return refuse
+
+
+def edit_weights(directory, change):
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(directory, **changes):
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+class TestBadInput:
+    def test_an_output_with_content(self, refuse, output):
+        output.mkdir()
+        (output / "thesis.txt").write_text("mine")
+        refuse("exists and is not empty. Choose another output, or remove it")
+        assert [path.name for path in output.iterdir()] == ["thesis.txt"]
+
+    def test_an_output_that_is_a_file(self, refuse, output):
+        output.write_text("mine")
+        refuse("exists and is not empty")
+        assert output.read_text() == "mine"
+
+    def test_an_output_below_a_file(self, refuse, output, model, quick_options):
+        output.write_text("mine")
+        with pytest.raises(NeuronMMError, match="an output is not a directory that you may write to"):
+            compress(model, output / "below", config_with(quick_options))
+
+    def test_the_model_itself_as_output(self, model, quick_options):
+        before = sorted(model.iterdir())
+        with pytest.raises(NeuronMMError, match="exists and is not empty"):
+            compress(model, model, config_with(quick_options))
+        assert sorted(model.iterdir()) == before
+
+    @pytest.mark.parametrize(
+        ("content", "match"),
+        [
+            ("", "holds no text"),
+            (" \n\t" * 9000, "holds no text"),
+            ("too short", "is too short: 9 tokens make 0 windows of 64, and 12 are needed"),
+        ],
+    )
+    def test_a_text_that_is_none(self, refuse, tmp_path, content, match):
+        (tmp_path / "text.txt").write_text(content)
+        refuse(match, calibration=str(tmp_path / "text.txt"))
+
+    def test_a_text_in_another_encoding(self, refuse, tmp_path):
+        (tmp_path / "text.txt").write_bytes(b"\xe9t\xe9 " * 9000)
+        refuse("could not be read.*utf-8", calibration=str(tmp_path / "text.txt"))
+
+    def test_a_damaged_archive(self, refuse, tmp_path):
+        (tmp_path / "text.txt.gz").write_bytes(gzip.compress(b"a text " * 9000)[:-9])
+        refuse("could not be read", calibration=str(tmp_path / "text.txt.gz"))
+
+    def test_an_unknown_source(self, refuse):
+        refuse("Unknown calibration source 'shakespeare'", calibration="shakespeare")
+
+    def test_a_missing_text(self, refuse, tmp_path):
+        refuse("none.txt does not exist", calibration=["self", str(tmp_path / "none.txt")])
+
+    def test_a_dataset_without_a_connection(self, refuse, monkeypatch):
+        def load_dataset(*args, **kwargs):
+            raise ConnectionError
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        refuse("wikitext2 .* could not be fetched", calibration="wikitext2")
+
+    def test_a_model_that_is_nowhere(self, refuse, monkeypatch, tmp_path):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        refuse("no-such/model is neither a directory nor a Hub model", source="no-such/model")
+
+    def test_a_compressed_model(self, refuse, compressed_llama):
+        refuse("is compressed already", source=compressed_llama)
+
+    def test_a_model_without_a_tokenizer(self, refuse, model):
+        for path in [*model.glob("tokenizer*"), model / "special_tokens_map.json"]:
+            path.unlink()
+        refuse("has no tokenizer that transformers can load")
+
+    @pytest.mark.parametrize("content", ["", "{}", "[]", '{"model": {"type": "none"}}', "\x00"])
+    def test_a_damaged_tokenizer(self, refuse, model, content):
+        (model / "tokenizer.json").write_text(content)
+        refuse("has no tokenizer that transformers can load")
+
+    @pytest.mark.parametrize("source", ["text", "self"])
+    def test_a_tokenizer_of_another_model(self, refuse, tmp_path, text_file, source):
+        small = save_tiny_model(tmp_path / "small", vocab_size=64)
+        refuse(
+            "The tokenizer gives token .* but the model knows 64 tokens",
+            source=small,
+            calibration="self" if source == "self" else str(text_file),
+        )
+
+    def test_a_ratio_at_which_nothing_is_saved(self, refuse):
+        refuse("Nothing would be compressed", block_size=128)
+
+    def test_an_unsupported_model(self, refuse, model):
+        edit_config(model, model_type="gpt2")
+        refuse("'gpt2' is not supported: choose one of")
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"intermediate_size": 128}, r"gate_proj.weight .* has shape \(200, 96\), but config.json .* \(128, 96\)"),
+            ({"vocab_size": 300}, r"embed_tokens.weight .* has shape \(260, 96\), but config.json .* \(300, 96\)"),
+            ({"num_key_value_heads": 4}, r"layers.0.self_attn.k_proj.weight .* has shape \(48, 96\)"),
+            ({"num_hidden_layers": 4}, "no tensor 'model.layers.3"),
+            ({"attention_bias": True}, "no tensor 'model.layers.0.self_attn.q_proj.bias'"),
+            ({"hidden_act": "magic"}, "describes no model: 'magic'"),
+            ({"num_attention_heads": 0}, "describes no model"),
+        ],
+    )
+    def test_a_config_of_another_model(self, refuse, model, changes, match):
+        edit_config(model, **changes)
+        refuse(match)
+
+    def test_a_weight_of_another_shape_in_the_last_layer_is_found_at_once(self, refuse, model):
+        def change(weights):
+            weights["model.layers.2.mlp.up_proj.weight"] = torch.zeros(96 * 200)
+
+        edit_weights(model, change)
+        refuse(r"layers.2.mlp.up_proj.weight .* has shape \(19200,\), but config.json describes \(200, 96\)")
+
+    def test_a_missing_tensor(self, refuse, model):
+        edit_weights(model, lambda weights: weights.pop("model.layers.2.post_attention_layernorm.weight"))
+        refuse("no tensor 'model.layers.2.post_attention_layernorm.weight'")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "model.layers.1.mlp.down_proj.weight",
+            "model.layers.2.input_layernorm.weight",
+            "model.embed_tokens.weight",
+            "lm_head.weight",
+        ],
+    )
+    @pytest.mark.parametrize("value", [math.nan, -math.inf])
+    def test_a_weight_that_is_not_finite_is_named(self, refuse, model, name, value):
+        def change(weights):
+            weights[name].view(-1)[7] = value
+
+        edit_weights(model, change)
+        done = [f"layer-{i}.safetensors" for i in range(int(name.split(".")[2]) if ".layers." in name else 0)]
+        states = [f"hidden-{len(done)}.safetensors"] if done else []
+        refuse(f"{name} of .* holds values that are not finite", left=["calibration.safetensors", *done, *states])
+
+    def test_activations_that_overflow_are_named_by_their_layer(self, refuse, model):
+        def change(weights):
+            for name in ("up_proj", "down_proj"):
+                weights[f"model.layers.1.mlp.{name}.weight"] *= 1e25
+
+        edit_weights(model, change)
+        done = ["calibration.safetensors", "layer-0.safetensors", "hidden-1.safetensors"]
+        refuse(r"activations of layer 1 \(model.layers.1\) are not finite", left=done)
+
+    def test_a_model_that_cannot_sample_is_named_by_its_layer(self, refuse, model):
+        edit_weights(model, lambda weights: weights["model.layers.1.mlp.down_proj.weight"].fill_(math.nan))
+        refuse("activations of layer 1 are not finite, so no text can be sampled", calibration="self")
+
+    def test_no_space(self, refuse, monkeypatch):
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+        refuse("Not enough disk space")
+
+    def test_a_truncated_shard(self, refuse, model):
+        content = (model / "model.safetensors").read_bytes()
+        (model / "model.safetensors").write_bytes(content[:-100])
+        refuse("model.safetensors of .* is damaged or incomplete")
+
+    def test_a_malicious_pickle(self, refuse, model, tmp_path):
+        (model / "model.safetensors").unlink()
+        code = "import pathlib; pathlib.Path({!r}).touch()".format(str(tmp_path / "owned"))
+        (model / "pytorch_model.bin").write_bytes(b"c__builtin__\nexec\n(V" + code.encode() + b"\ntR.")
+        refuse("weights-only loader")
+        assert not (tmp_path / "owned").exists()
+
+
+def test_space_that_the_dtype_of_the_output_needs_is_counted(model, output, quick_options, monkeypatch):
+    from optimum_neuronmm import compression
+
+    needed = []
+    monkeypatch.setattr(compression, "check_disk_space", lambda output, bytes: needed.append(bytes))
+    compress(model, output, config_with(quick_options))
+    edit_weights(model, lambda weights: weights.update({name: t.bfloat16() for name, t in weights.items()}))
+    for dtype in (None, "float32"):
+        compress(model, output.parent / str(dtype), config_with(quick_options, dtype=dtype))
+    states = 2 * (8 + 2 * 4) * 64 * 96 * 4
+    weights = 306_336 * 4
+    assert needed == [2 * weights + states, weights + states, 2 * weights + states]
+
+
+class TestFullDisk:
+    """The disk fills up at a write; after space was made, the same command goes on."""
+
+    @pytest.mark.parametrize(
+        "write", ["hidden-2.safetensors.part", "layer-1.json.part", "model.safetensors", "tokenizer.json", "README.md"]
+    )
+    def test_it_can_be_resumed(self, tiny_llama, compressed_llama, output, quick_options, monkeypatch, write, capfd):
+        import builtins
+
+        from optimum_neuronmm import workspace
+
+        def full(path):
+            if isinstance(path, Path) and path.name == write:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def wrap(function, which):
+            def wrapped(*args, **kwargs):
+                full(args[which])
+                return function(*args, **kwargs)
+
+            return wrapped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(workspace, "save_file", wrap(workspace.save_file, 1))
+            patch.setattr(Path, "write_text", wrap(Path.write_text, 0))
+            patch.setattr(shutil, "copyfile", wrap(shutil.copyfile, 1))
+            patch.setattr(builtins, "open", wrap(builtins.open, 0))
+            with pytest.raises(NeuronMMError, match="No space left on the disk of .*run the same command again"):
+                compress(tiny_llama, output, config_with(quick_options))
+        assert not output.exists()
+        compress(tiny_llama, output, config_with(quick_options))
+        assert result_of(output) == result_of(compressed_llama)
+        assert list(output.parent.iterdir()) == [output]
+
+    def test_of_the_operating_system(self, tiny_llama, compressed_llama, output, quick_options):
+        """A limit on the size of files stands for a disk that fills up while the weights are written."""
+        code = f"""
+import resource, sys
+from optimum_neuronmm import NeuronMMConfig, compress
+from optimum_neuronmm.errors import NeuronMMError
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+try:
+    compress({str(tiny_llama)!r}, {str(output)!r}, NeuronMMConfig(**{quick_options!r}))
+except NeuronMMError as error:
+    sys.exit(str(error))
+"""
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert process.returncode == 1 and "No space left" in process.stderr.splitlines()[-1], process.stderr
+        half = output.parent / ".an output.neuronmm" / "result" / "model.safetensors"
+        assert 0 < half.stat().st_size <= 600_000 and not output.exists()
+        compress(tiny_llama, output, config_with(quick_options))
+        assert result_of(output) == result_of(compressed_llama)
+
+
+class TestStartingAnew:
+    """A run that was interrupted does not go on under other circumstances."""
+
+    @pytest.fixture
+    def interrupted(self, model, output, quick_options, monkeypatch, tmp_path):
+        """Compresses `model` with a text of its own up to the second layer."""
+        from optimum_neuronmm import layerwise
+
+        text = tmp_path / "text.txt"
+        shutil.copyfile(quick_options["calibration"], text)
+        with monkeypatch.context() as patch:
+            done, compress_layer = [], layerwise._compress_layer
+
+            def interrupt(*args):
+                if len(done) == 2:
+                    raise KeyboardInterrupt
+                done.append(1)
+                return compress_layer(*args)
+
+            patch.setattr(layerwise, "_compress_layer", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                compress(model, output, config_with(quick_options, calibration=str(text)))
+        assert not output.exists()
+        return text
+
+    def again(self, model, output, quick_options, caplog, **changes):
+        """Runs again, and afresh beside it. Returns what was warned of, and whether both gave the same."""
+        compress(model, output, config_with(quick_options, **changes))
+        compress(model, output.parent / "fresh", config_with(quick_options, **changes))
+        assert result_of(output) == result_of(output.parent / "fresh")
+        return caplog.text
+
+    def test_the_same_run_goes_on(self, model, output, quick_options, caplog, interrupted):
+        said = self.again(model, output, quick_options, caplog, calibration=str(interrupted))
+        assert "after layer 2 of 3" in said and "starting anew" not in said
+
+    def test_another_target_or_kernel_goes_on(self, model, output, quick_options, caplog, interrupted):
+        changes = {"calibration": str(interrupted), "target": "cpu", "kernel": "compiler"}
+        assert "after layer 2 of 3" in self.again(model, output, quick_options, caplog, **changes)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"compression_ratio": 0.4},
+            {"seed": 1},
+            {"calibration_samples": 9},
+            {"projections": ["up"]},
+            {"decomposition": "svd"},
+            {"dtype": "bfloat16"},
+        ],
+    )
+    def test_other_options(self, model, output, quick_options, caplog, interrupted, changes):
+        said = self.again(model, output, quick_options, caplog, calibration=str(interrupted), **changes)
+        assert "changed since" in said and "starting anew" in said and "Resuming" not in said
+
+    def test_another_text_under_the_same_name(self, model, output, quick_options, caplog, interrupted):
+        interrupted.write_text(interrupted.read_text().replace("rank", "RANK"))
+        said = self.again(model, output, quick_options, caplog, calibration=str(interrupted))
+        assert "starting anew" in said and "Resuming" not in said
+
+    def test_other_weights_under_the_same_name(self, model, output, quick_options, caplog, interrupted):
+        edit_weights(model, lambda weights: weights["model.layers.0.mlp.up_proj.weight"].mul_(2))
+        said = self.again(model, output, quick_options, caplog, calibration=str(interrupted))
+        assert "starting anew" in said and "Resuming" not in said
+
+    def test_another_config_of_the_model(self, model, output, quick_options, caplog, interrupted):
+        edit_config(model, rms_norm_eps=1e-3)
+        said = self.again(model, output, quick_options, caplog, calibration=str(interrupted))
+        assert "starting anew" in said and "Resuming" not in said
+
+    def test_another_tokenizer(self, model, output, quick_options, caplog, interrupted):
+        content = (model / "tokenizer.json").read_text()
+        changed = content.replace('"a":64', '"a":65').replace('"b":65', '"b":64').replace('"a": 64', '"a": 65')
+        changed = changed.replace('"b": 65', '"b": 64')
+        assert changed != content
+        (model / "tokenizer.json").write_text(changed)
+        said = self.again(model, output, quick_options, caplog, calibration=str(interrupted))
+        assert "starting anew" in said and "Resuming" not in said
+
+
+def test_two_processes_on_one_output(tiny_llama, output, quick_options):
+    """The second is refused, and the first finishes."""
+    import threading
+
+    from optimum_neuronmm import layerwise
+
+    entered, go_on, compress_layer = threading.Event(), threading.Event(), layerwise._compress_layer
+
+    def waiting(*args):
+        entered.set()
+        assert go_on.wait(60)
+        return compress_layer(*args)
+
+    layerwise._compress_layer = waiting
+    try:
+        first = threading.Thread(target=compress, args=(tiny_llama, output, config_with(quick_options)))
+        first.start()
+        assert entered.wait(60)
+        with pytest.raises(
+            NeuronMMError, match="Another process is writing .*an output. Wait for it, or choose another"
+        ):
+            compress(tiny_llama, output, config_with(quick_options, seed=1))
+    finally:
+        layerwise._compress_layer = compress_layer
+        go_on.set()
+        first.join()
+    assert (output / "config.json").is_file() and list(output.parent.iterdir()) == [output]
+
+
+def test_an_output_may_be_an_empty_directory_a_link_or_relative(
+    tiny_llama, compressed_llama, tmp_path, quick_options, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new disk" / "out")
+    for output in ("empty", "link", "dangling", "new/levels/./x/../out", str(tmp_path / "Ünï cödé")):
+        compress(tiny_llama, output, config_with(quick_options))
+        assert result_of((tmp_path / output).resolve()) == result_of(compressed_llama)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "config.json").is_file()
+    assert not [path for path in tmp_path.rglob("*.neuronmm")]
+
+
+def test_the_result_names_inputs_without_where_they_lie(tiny_llama, text_file, quick_options, tmp_path, monkeypatch):
+    """It may be published."""
+    monkeypatch.chdir(tiny_llama)
+    report = compress(".", tmp_path / "out", NeuronMMConfig(**quick_options))
+    assert report["model"] == tiny_llama.name
+    assert read_config(tmp_path / "out")["quantization_config"]["calibration"] == [text_file.name]
+    for file in ("config.json", "neuronmm_report.json", "README.md"):
+        content = (tmp_path / "out" / file).read_text()
+        assert str(text_file.parent) not in content and str(tiny_llama.parent) not in content

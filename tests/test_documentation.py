@@ -1,0 +1,389 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The documentation against the code: links, options, defaults, messages, and every example."""
+
+import ast
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+import optimum_neuronmm
+from optimum_neuronmm import LowRankLinear, NeuronMMConfig, NeuronModelForCausalLM
+from optimum_neuronmm.commands.flags import PREFIX
+from optimum_neuronmm.families import FAMILIES
+from optimum_neuronmm.ranks import Shape, removed_fraction, uniform_rank
+
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "docs" / "source"
+PAGES = sorted(SOURCE.rglob("*.mdx"))
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
+RUNNABLE = [
+    ROOT / "README.md",
+    SOURCE / "quickstart.mdx",
+    SOURCE / "reference" / "configuration.mdx",
+    *sorted((SOURCE / "guides").glob("*.mdx")),
+]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return read(SOURCE / f"{name}.mdx")
+
+
+def prose(path: Path) -> str:
+    return _FENCE.sub("", read(path))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [code for kind, code in _FENCE.findall(read(path)) if kind == language]
+
+
+def block_params(paths, language: str) -> list:
+    """One test parameter for each code block in a language."""
+    return [
+        pytest.param(code, id=f"{relative(path)}-{index}")
+        for path in paths
+        for index, code in enumerate(blocks(path, language))
+    ]
+
+
+def shell_lines(path: Path) -> list[list[str]]:
+    """The commands of a document, split as a shell would, without `NAME=value` in front of them."""
+    lines = [line for code in blocks(path, "bash") for line in code.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    words = [w[next((i for i, word in enumerate(w) if not re.match(r"[A-Z_]+=", word)), 0) :] for w in words]
+    return [w for w in words if w]
+
+
+COMMANDS = [(path, words) for path in DOCUMENTS for words in shell_lines(path)]
+
+
+def table_rows(text: str, columns: int) -> list[list[str]]:
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if len(row) == columns]
+
+
+# Links and pages
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_relative_links_resolve(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if re.match(r"https?://", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.is_file(), f"{relative(path)} links to {link}, which does not exist"
+        assert not anchor or anchor in anchors(target), f"{relative(path)} links to {link}: no such heading"
+
+
+def test_the_table_of_contents_lists_every_page_once():
+    listed = [entry["local"] for part in yaml.safe_load(read(SOURCE / "_toctree.yml")) for entry in part["sections"]]
+    assert sorted(listed) == sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in PAGES)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_pages_begin_with_the_licence_and_one_title(path):
+    assert read(path).startswith("<!--Copyright 2026 The optimum-neuronmm authors.")
+    assert len(re.findall(r"^# ", prose(path), re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_pages_hold_nothing_that_mdx_would_run(path):
+    text = re.sub(r"<!--.*?-->", "", prose(path), flags=re.DOTALL)
+    assert not re.search(r"[{<]", re.sub(r"`[^`]*`", "", text))
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def parsed() -> dict:
+    """What the real parser makes of every `optimum-cli export neuron` of the documents, and the flags that it has.
+
+    In a process of its own, because importing optimum-neuron changes the environment.
+    """
+    code = (
+        "import argparse, json, sys\n"
+        "from optimum_neuronmm.commands.standalone import StandaloneExportCommand\n"
+        "parser = argparse.ArgumentParser(exit_on_error=False)\n"
+        "StandaloneExportCommand.parse_args(parser)\n"
+        "def parse(words):\n"
+        "    try: return vars(parser.parse_args(words))\n"
+        "    except (SystemExit, argparse.ArgumentError) as error: return str(error)\n"
+        "lines = {' '.join(words): parse(words) for words in json.loads(sys.argv[1])}\n"
+        "flags = sorted(parser._option_string_actions)\n"
+        "print(json.dumps({'lines': lines, 'flags': flags}, default=str))\n"
+    )
+    lines = [words[3:] for _, words in COMMANDS if words[:3] == ["optimum-cli", "export", "neuron"]]
+    lines = [[word for word in words if word != "[OPTIONS]"] for words in lines if words != ["--help"]]
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_export_commands_are_understood(parsed):
+    assert parsed["lines"]
+    for line, args in parsed["lines"].items():
+        assert isinstance(args, dict) and args["neuronmm"], f"{line}: {args}"
+        options = {name.removeprefix(PREFIX): args[name] for name in args if name.startswith(PREFIX)}
+        NeuronMMConfig(**{name: value for name, value in options.items() if value is not None})
+
+
+def test_every_flag_that_is_mentioned_exists(parsed):
+    for path in DOCUMENTS:
+        mentioned = set(re.findall(r"--neuronmm\w*", read(path))) - {"--neuronmm_"}
+        assert mentioned <= set(parsed["flags"]), relative(path)
+
+
+def test_every_flag_is_in_the_reference_with_its_default(parsed):
+    documented = {row[0].strip("`"): row[2] for row in table_rows(page("reference/cli"), 4)}
+    ours = {flag for flag in parsed["flags"] if flag.startswith("--neuronmm")}
+    assert ours == {flag for flag in documented if flag.startswith("--neuronmm")}
+    for flag in ours - {"--neuronmm"}:
+        default = getattr(NeuronMMConfig(), flag.removeprefix(f"--{PREFIX}"))
+        assert documented[flag] == (",".join(default) if isinstance(default, list) else str(default)), flag
+
+
+def test_flags_of_optimum_neuron_in_the_reference_exist(parsed):
+    if "--task" not in parsed["flags"]:
+        pytest.skip("optimum-neuron is not installed")
+    rows = table_rows(page("reference/cli"), 2)
+    flags = {flag for row in rows for flag in re.findall(r"`(--?[\w-]+)`", row[0])}
+    assert "--torch_dtype" in flags and flags <= set(parsed["flags"])
+
+
+def test_report_commands_are_understood():
+    from argparse import ArgumentParser
+
+    from optimum_neuronmm.commands.report import NeuronMMCommand, ReportCommand
+
+    parser = ArgumentParser()
+    ReportCommand.parse_args(parser)
+    lines = [words[2:] for _, words in COMMANDS if words[:2] == ["optimum-cli", "neuronmm"]]
+    assert lines
+    for name, *rest in lines:
+        assert name in {command.name for command in NeuronMMCommand.SUBCOMMANDS}
+        assert parser.parse_args(rest).directory
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), COMMANDS, ids=[f"{relative(path)}: {' '.join(words)[:50]}" for path, words in COMMANDS]
+)
+def test_commands_name_what_exists(path, words):
+    makefile, project = read(ROOT / "Makefile"), read(ROOT / "pyproject.toml")
+    if words[0] == "make":
+        targets = [word for word in words[1:] if "=" not in word]
+        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+        variables = [word.partition("=")[0] for word in words[1:] if "=" in word]
+        assert all(re.search(rf"^{variable} \?=", makefile, re.MULTILINE) for variable in variables)
+    elif words[:2] == ["pip", "install"]:
+        extras = [extra for word in words for extra in re.findall(r"\w+", "".join(re.findall(r"^\.\[(.+)\]", word)))]
+        assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras)
+    elif words[0] == "python":
+        if words[1] == "-m" and words[2] == "pytest":
+            assert all((ROOT / word).exists() for word in words[3:] if word.endswith(".py"))
+            return
+        module = words[2].split(".")[-2:] if words[1] == "-m" else [words[1].removesuffix(".py")]
+        script = read(ROOT / f"{'/'.join(module)}.py")
+        assert all(f'"{word}"' in script for word in words if word.startswith("--"))
+    else:
+        assert words[0] == "optimum-cli", f"{relative(path)}: how is {words} to be checked?"
+
+
+# Python examples
+
+
+@pytest.mark.parametrize("code", block_params(DOCUMENTS, "python"))
+def test_python_examples_compile(code):
+    compile(code, "example", "exec")
+
+
+@pytest.fixture
+def playground(tmp_path, monkeypatch, tiny_llama, compressed_llama, text_file, quick_options):
+    """A directory that holds what the examples name, with compressions of a second and uploads that go nowhere."""
+    from optimum_neuronmm import auto, compression
+
+    monkeypatch.chdir(tmp_path)
+    Path("MODEL").symlink_to(tiny_llama)
+    shutil.copytree(compressed_llama, "OUT")
+    tokenizer = Path("OUT/tokenizer_config.json")  # a real tokenizer gives its model nothing that it does not take
+    names = {"model_input_names": ["input_ids", "attention_mask"]}
+    tokenizer.write_text(json.dumps(json.loads(read(tokenizer)) | names), encoding="utf-8")
+    shutil.copy(text_file, "notes.txt")
+    requested = []
+
+    def quick(model, output_dir, config=None, **options):
+        requested.append(config)
+        return compression.compress(model, output_dir, replace(config or NeuronMMConfig(), **quick_options), **options)
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id, **options):
+            return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/0")
+
+    monkeypatch.setattr(optimum_neuronmm, "compress", quick, raising=False)
+    monkeypatch.setattr(auto, "compress", quick)
+    monkeypatch.setattr(auto, "HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    return requested
+
+
+@pytest.mark.parametrize("code", block_params(RUNNABLE, "python"))
+def test_python_examples_run(code, playground):
+    if "peft" in code:
+        pytest.importorskip("peft")
+    if "compress(" in code:  # the output of an example must not exist
+        shutil.rmtree("OUT")
+    exec(compile(code, "example", "exec"), {})
+    asked_for = code.count("neuronmm=") + code.count(" = compress(")
+    assert len(playground) == asked_for
+
+
+# Reference
+
+
+def test_every_field_of_the_config_is_documented_with_its_default():
+    rows = {row[0].strip("`"): row[2] for row in table_rows(page("reference/configuration"), 4)}
+    config = NeuronMMConfig()
+    assert {field.name for field in fields(NeuronMMConfig)} == set(rows) - {"field", "---"}
+    for field in fields(NeuronMMConfig):
+        if field.name != "neuronmm_version":
+            assert ast.literal_eval(rows[field.name].strip("`")) == getattr(config, field.name), field.name
+
+
+def test_the_example_of_a_checkpoint_has_every_key():
+    (example,) = [json.loads(code) for code in blocks(SOURCE / "concepts/checkpoint_format.mdx", "json")]
+    assert list(example) and set(example) == set(NeuronMMConfig.from_dict(example).to_dict())
+
+
+def test_the_keys_of_the_report_are_documented(compressed_llama):
+    report = json.loads(read(compressed_llama / "neuronmm_report.json"))
+    text = page("concepts/checkpoint_format")
+    keys = {*report, *report["parameters"], *report["perplexity"], *report["projections"][0]}
+    assert all(f"`{key}`" in text for key in keys), keys
+
+
+def test_every_public_name_is_in_the_api_reference():
+    headings = re.findall(r"^## (\w+)", page("reference/api"), re.MULTILINE)
+    assert set(optimum_neuronmm.__all__) - {"__version__"} <= set(headings)
+
+
+def documented_signatures() -> dict[str, str]:
+    trees = [ast.parse(code) for code in blocks(SOURCE / "reference/api.mdx", "python")]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {function.name: ast.unparse(function.args) for function in functions}
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("compress", optimum_neuronmm.compress),
+        ("from_pretrained", NeuronModelForCausalLM.from_pretrained.__func__),
+        ("load_report", optimum_neuronmm.load_report),
+        ("push_to_hub", optimum_neuronmm.push_to_hub),
+        ("__init__", LowRankLinear.__init__),
+    ],
+)
+def test_documented_signatures_are_the_real_ones(name, function):
+    signature = inspect.signature(function)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    real = str(inspect.Signature(bare))[1:-1]
+    assert documented_signatures()[name] == ast.unparse(ast.parse(f"def f({real}): ...").body[0].args)
+
+
+def test_supported_families_are_listed():
+    for path in (ROOT / "README.md", SOURCE / "index.mdx"):
+        section = re.search(r"^## Supported models\n(.*?)^## ", read(path), re.MULTILINE | re.DOTALL)[1]
+        types = set(re.findall(r"`([a-z0-9_]+)`", section)) - {"model_type"}
+        assert types == set(FAMILIES), relative(path)
+
+
+def test_every_module_is_in_the_layout():
+    layout = page("concepts/design").partition("## Layout")[2].partition("### Direction")[0]
+    names = {path.name for path in (ROOT / "optimum_neuronmm").glob("*.py")} - {"__init__.py", "version.py"}
+    assert names <= set(re.findall(r"`(\w+\.py)`", layout))
+
+
+def test_ranks_in_the_table_of_the_method():
+    rows = [row for row in table_rows(page("concepts/method"), 5) if re.match(r"\(\d", row[0])]
+    assert rows
+    for shape, ratio, block, rank, removed in rows:
+        shape = Shape(*ast.literal_eval(shape))
+        assert uniform_rank(shape, float(ratio), int(block), 0.5) == int(rank)
+        assert removed == f"{removed_fraction({'W': shape}, {'W': int(rank)}):.2%}".replace("%", " %")
+
+
+# Messages
+
+
+def source_messages() -> list[str]:
+    """Every string of the package, with … for what varies."""
+    messages = []
+    for path in (ROOT / "optimum_neuronmm").rglob("*.py"):
+        for node in ast.walk(ast.parse(read(path))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                messages.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                messages.append(node.value)
+    return messages
+
+
+def test_messages_in_troubleshooting_exist():
+    messages = source_messages()
+    cells = [row[0] for row in table_rows(page("guides/troubleshooting"), 2) if "(from " not in row[0]]
+    documented = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(documented) > 50
+    for message in documented:
+        # A literal in a message may come from a value that varies, such as the name of an option.
+        pattern = re.compile(".*?".join(re.escape(part) for part in message.strip("… ").split("…")), re.DOTALL)
+        assert any(pattern.search(known) for known in messages), f"no error says: {message}"
