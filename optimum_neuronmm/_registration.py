@@ -35,9 +35,8 @@ def register_when_transformers_loads() -> None:
 
 
 def _register() -> None:
-    from .quantizer import register
-
-    register()
+    # Importing it registers, at its end: the registry may be loaded because it is just being imported.
+    importlib.import_module(f"{__package__}.quantizer")
 
 
 class _RegistryFinder(importlib.abc.MetaPathFinder):

@@ -16,6 +16,7 @@
 import hashlib
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from .calibration import (
     held_out_count,
 )
 from .checkpoint import write_checkpoint
-from .configuration import NeuronMMConfig
+from .configuration import FORMAT_VERSION, NeuronMMConfig
 from .errors import NeuronMMError
 from .families import family_of
 from .hub import write_model_card
@@ -134,7 +135,13 @@ def _write_result(
     directory = workspace.new_result()
     # The result may be published: sources by name, not where they lie on this disk.
     sources = [entry["source"] for entry in text.sources]
-    final = NeuronMMConfig.from_dict({**config.to_dict(), "calibration": sources, "modules": allocation.modules})
+    final = replace(
+        config,
+        calibration=sources,
+        modules=allocation.modules,
+        format_version=FORMAT_VERSION,
+        neuronmm_version=__version__,
+    )
     factor_files = [workspace.path / f"layer-{layer}.safetensors" for layer in range(allocation.layers)]
     write_checkpoint(checkpoint, factor_files, final, directory)
     after = parameters - allocation.parameters_before + allocation.parameters_after

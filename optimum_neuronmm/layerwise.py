@@ -99,7 +99,7 @@ def _compress_layer(
     entries = {name: _entry(allocation, allocation.path(layer, name)) for name in allocation.attributes}
     for group in groups:
         gram = grams.pop(group[0]).mean() if grams else None
-        inputs = torch.cat(held_out.pop(group[0]))
+        inputs = torch.cat(held_out.pop(group[0])).float()
         for name in group:
             path, linear = allocation.path(layer, name), mlp.get_submodule(name)
             dtype = getattr(torch, config.dtype) if config.dtype else checkpoint.info(f"{path}.weight").dtype

@@ -91,3 +91,6 @@ def register() -> None:
         register_quantization_config(QUANT_METHOD)(NeuronMMConfig)
     if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantizer(QUANT_METHOD)(NeuronMMHfQuantizer)
+
+
+register()

@@ -64,7 +64,12 @@ def build_tokenizer():
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_input_names=["input_ids", "attention_mask"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def save_tiny_model(directory: Path, model_type: str = "llama", dtype: torch.dtype = torch.float32, **options) -> Path:
@@ -76,7 +81,7 @@ def save_tiny_model(directory: Path, model_type: str = "llama", dtype: torch.dty
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **options)).to(dtype)
     with torch.no_grad():  # random weights of one size have a flat spectrum, and norms of one hide a missing norm
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter *= 1 + 2 * torch.rand(parameter.shape[1])
             else:

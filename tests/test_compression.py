@@ -35,7 +35,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from optimum_neuronmm import NeuronMMConfig, compress
+from optimum_neuronmm import NeuronMMConfig, __version__, compress
 from optimum_neuronmm.errors import NeuronMMError
 
 from .conftest import ROOT, read_config, save_tiny_model
@@ -146,7 +146,7 @@ def kill_everywhere(model: str, text: str, folder: str) -> None:
     """Prints a JSON object: of each moment its name, and what was there after the kill and after the next run."""
     import torch
 
-    from optimum_neuronmm import NeuronMMConfig, compress, sampling
+    from optimum_neuronmm import sampling
 
     torch.set_num_threads(1)  # a process with several may not be forked
     sampling._BATCH = 2
@@ -266,8 +266,6 @@ def output(tmp_path):
 
 
 def config_with(quick_options, **changes):
-    from optimum_neuronmm import NeuronMMConfig
-
     return NeuronMMConfig(**{**quick_options, **changes})
 
 
@@ -515,7 +513,7 @@ class TestFullDisk:
         """A limit on the size of files stands for a disk that fills up while the weights are written."""
         code = f"""
 import resource, sys
-from optimum_neuronmm import NeuronMMConfig, compress
+from optimum_neuronmm import NeuronMMConfig, __version__, compress
 from optimum_neuronmm.errors import NeuronMMError
 resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
 try:
@@ -664,3 +662,9 @@ def test_the_result_names_inputs_without_where_they_lie(tiny_llama, text_file, q
     for file in ("config.json", "neuronmm_report.json", "README.md"):
         content = (tmp_path / "out" / file).read_text()
         assert str(text_file.parent) not in content and str(tiny_llama.parent) not in content
+
+
+def test_the_result_says_which_release_wrote_it(tiny_llama, quick_options, tmp_path):
+    """Not the one that wrote the options it was given."""
+    compress(tiny_llama, tmp_path / "out", NeuronMMConfig(**quick_options, neuronmm_version="99.0"))
+    assert read_config(tmp_path / "out")["quantization_config"]["neuronmm_version"] == __version__

@@ -79,6 +79,19 @@ print("loaded")
     assert "Some weights" not in result.stderr
 
 
+def test_the_quantizer_may_be_what_is_imported_first():
+    # It imports the registry, whose import wants the quantizer.
+    code = """
+from optimum_neuronmm.quantizer import NeuronMMHfQuantizer
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+assert AUTO_QUANTIZER_MAPPING["neuronmm"] is NeuronMMHfQuantizer
+assert AUTO_QUANTIZATION_CONFIG_MAPPING["neuronmm"].__name__ == "NeuronMMConfig"
+print("registered")
+"""
+    result = run(code)
+    assert result.stdout == "registered\n", result.stderr
+
+
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
     """A registry module `stand_in.registry` on disk, which only counts how often it was registered with."""
@@ -86,14 +99,15 @@ def registry(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "registry.py").write_text("READY = True\n")
+    (package / "registry_of_others.py").write_text("")
     calls = []
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(_registration, "_REGISTRY", "stand_in.registry")
     monkeypatch.setattr(_registration, "_register", lambda: calls.append(sys.modules["stand_in.registry"].READY))
     monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if type(f).__module__ != _registration.__name__])
     yield package, calls
-    for name in ("stand_in", "stand_in.registry"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.split(".")[0] == "stand_in"]:
+        del sys.modules[name]
 
 
 def test_registers_once_when_the_registry_is_imported(registry):
@@ -136,9 +150,10 @@ def test_a_registry_that_fails_to_import_is_waited_for(registry):
 
 
 def test_other_imports_are_left_alone(registry):
-    finder = _registration._RegistryFinder()
-    assert finder.find_spec("stand_in") is None
-    assert finder.find_spec("stand_in.registry.more") is None
+    _, calls = registry
+    _registration.register_when_transformers_loads()
+    importlib.import_module("stand_in.registry_of_others")
+    assert not calls and "stand_in.registry" not in sys.modules
 
 
 def test_an_absent_registry_is_absent(registry):
