@@ -21,6 +21,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ _LEAST_HELD_OUT = 4
 # Windows are drawn from a text this many times as long as needed; a larger corpus is read up to here.
 _POOL = 32
 _CHARACTERS_PER_TOKEN = 4
+_PIECE = 65_536  # characters: a text may be one line
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def check_sources(config: NeuronMMConfig) -> None:
                 f"Unknown calibration source {source!r}: expected 'self', {', '.join(map(repr, DATASETS))}, or a file "
                 f"that ends in {', '.join(_FILE_SUFFIXES)}."
             )
-        if not Path(source).is_file():
+        if not os.path.isfile(source):
             raise NeuronMMError(f"The calibration file {source} does not exist.")
 
 
@@ -140,7 +142,7 @@ def calibration_windows(
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
-    """Pieces of text of a .txt (line by line, joined they are the file) or the "text" of each line of a .jsonl file.
+    """Pieces of text of a .txt file (joined they are the file), or the "text" of each line of a .jsonl file.
 
     Raises:
         NeuronMMError: for a file that is not UTF-8, not gzip although named so, or a line without "text".
@@ -149,11 +151,11 @@ def read_documents(path: str | Path) -> Iterator[str]:
     opened = gzip.open if path.suffix == ".gz" else open
     as_json = _is_jsonl(path)
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                if not as_json:
-                    yield line
-                elif line.strip():
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            while not as_json and (piece := file.read(_PIECE)):
+                yield piece
+            for number, line in enumerate(file, 1):
+                if line.strip():
                     yield _document(line, path, number)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise NeuronMMError(f"The calibration file {path} could not be read: {error}.") from error

@@ -179,7 +179,7 @@ def _load_tokenizer(checkpoint: DenseCheckpoint):
     try:
         return AutoTokenizer.from_pretrained(checkpoint.directory, trust_remote_code=checkpoint.trust_remote_code)
     except Exception as error:  # a damaged tokenizer.json raises a bare Exception
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NeuronMMError(
             f"{checkpoint.name} has no tokenizer that transformers can load, and calibration text needs one ({reason})."
         ) from error

@@ -100,16 +100,16 @@ def decompose(weight: torch.Tensor, gram: torch.Tensor | None = None, name: str 
         # Damped like a matrix to be factorised: directions that no input took are otherwise in no order at all.
         scale = gram.diagonal().mean()
         ridge, damping = (_RIDGE, _RIDGE * scale) if scale > 0 else (1.0, 1.0)
-        smaller = W.T @ (gram @ W + damping * W)
+        smaller = _symmetric_product(W.T, gram @ W + damping * W)
     elif K > N:
-        smaller = W.T @ W
+        smaller = _symmetric_product(W.T, W)
     elif gram is None:
-        smaller = W @ W.T
+        smaller = _symmetric_product(W, W.T)
     else:
         factor, ridge = gram_factor(gram)
         M = factor.T @ W
-        smaller = M @ M.T
-    values, vectors = torch.linalg.eigh((smaller + smaller.T) / 2)
+        smaller = _symmetric_product(M, M.T)
+    values, vectors = torch.linalg.eigh(smaller, UPLO="L")
     values = values.flip(0).clamp_min(0)
     losses = torch.zeros(len(values) + 1, dtype=torch.float64, device=W.device)
     losses[:-1] = values.flip(0).cumsum(0).flip(0)
@@ -144,6 +144,19 @@ def output_error(X: torch.Tensor, W: torch.Tensor, U: torch.Tensor, V: torch.Ten
     Y = X @ W.to(X.dtype)
     energy = Y.norm()
     return ((Y - X @ U.to(X.dtype) @ V.to(X.dtype)).norm() / energy).item() if energy > 0 else 0.0
+
+
+def _symmetric_product(A: torch.Tensor, B: torch.Tensor, blocks: int = 8) -> torch.Tensor:
+    """The lower triangle of A B (n, n), which the caller knows to be symmetric, at little more than half the work.
+
+    What lies above the diagonal blocks is left zero: `torch.linalg.eigh` does not read it.
+    """
+    product = torch.zeros(len(A), len(A), dtype=A.dtype, device=A.device)
+    size = -(-len(A) // blocks)
+    for start in range(0, len(A), size):
+        end = min(start + size, len(A))
+        product[start:end, :end] = A[start:end] @ B[:, :end]
+    return product
 
 
 def _balanced(U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -132,11 +133,19 @@ class DenseCheckpoint:
         return tensors
 
     def companions(self) -> list[Path]:
-        """Tokenizer, generation config, licence and, where it is trusted, code. Never weights."""
+        """Tokenizer, generation config, licence and, where it is trusted, code. Never weights.
+
+        Raises:
+            NeuronMMError: for one that may not be read.
+        """
         patterns = (*_COMPANIONS, "*.py") if self.trust_remote_code else _COMPANIONS
         refused = (".safetensors", ".bin") if self.trust_remote_code else (".safetensors", ".bin", ".py")
         found = {path for pattern in patterns for path in self.directory.glob(pattern)}
-        return sorted(path for path in found if path.is_file() and not path.name.endswith(refused))
+        files = sorted(path for path in found if path.is_file() and not path.name.endswith(refused))
+        closed = [path for path in files if not os.access(path, os.R_OK)]
+        if closed:
+            raise NeuronMMError(f"{closed[0]} belongs to the model and may not be read: change its permissions.")
+        return files
 
     def fingerprint(self) -> str:
         """Identity of the model: the commit of a snapshot, else sizes and times of a directory's files."""
@@ -162,9 +171,9 @@ def open_dense(
         NeuronMMError: saying what is wrong with it.
     """
     directory = Path(model)
-    if directory.is_dir():
+    if os.path.isdir(directory):
         return DenseCheckpoint(directory, str(model), trust_remote_code=trust_remote_code)
-    if directory.exists():
+    if os.path.exists(directory):
         raise NeuronMMError(f"{model} is a file. Expected a directory with config.json and weights, or a Hub id.")
     snapshot = _download(str(model), revision, cache_dir, token)
     return DenseCheckpoint(snapshot, str(model), snapshot.name, trust_remote_code)
@@ -193,12 +202,14 @@ def _download(model: str, revision: str | None, cache_dir: str | None, token: st
 
 def _read_config(directory: Path, name: str, trust_remote_code: bool) -> PretrainedConfig:
     path = directory / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise NeuronMMError(f"{name} has no config.json. Expected the directory of a Hugging Face model.")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise NeuronMMError(f"{path} is not valid JSON: {error}.") from error
+    except OSError as error:
+        raise NeuronMMError(f"{path} could not be read: {error.strerror}.") from error
     if not isinstance(raw, dict):
         raise NeuronMMError(f"{path} must hold a JSON object, got {type(raw).__name__}.")
     quantization = raw.get("quantization_config")
@@ -223,7 +234,7 @@ def _read_config(directory: Path, name: str, trust_remote_code: bool) -> Pretrai
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except Exception as error:  # its fields reach code of each family, and of the model itself
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NeuronMMError(
             f"transformers could not read the config of {name} (model type {raw.get('model_type')!r}): {reason}"
         ) from error

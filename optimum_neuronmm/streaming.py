@@ -159,7 +159,7 @@ def empty_model(checkpoint: DenseCheckpoint, dtype: torch.dtype | None = None) -
                 checkpoint.config, dtype=dtype, trust_remote_code=checkpoint.trust_remote_code
             )
     except Exception as error:  # sizes that do not fit together fail anywhere in the code of a family
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NeuronMMError(f"The config.json of {checkpoint.name} describes no model: {reason}.") from error
     model.tie_weights()
     for name, parameter in model.named_parameters():

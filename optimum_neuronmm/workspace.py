@@ -46,7 +46,8 @@ class Workspace:
         fingerprint: of everything that decides the result. A workspace of another run is emptied, with a warning.
 
     Raises:
-        NeuronMMError: where another process works in it, or the output came to be since it was checked.
+        NeuronMMError: where another process works in it, its name is taken by something else, or the output came to be
+            since it was checked.
     """
 
     def __init__(self, output_dir: Path, fingerprint: str):
@@ -130,7 +131,7 @@ class Workspace:
         """Lets go of the workspace, and keeps its files for a run that resumes, if there is something to resume."""
         if self._lock.closed:
             return
-        if all(entry.name in (_STATE, _LOCK) or entry.suffix == ".part" for entry in self.path.iterdir()):
+        if _holds_nothing(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
@@ -138,6 +139,10 @@ class Workspace:
         """The locked lock file, which keeps other processes out until it is closed."""
         lock = None
         try:
+            if not _is_workspace(self.path):
+                raise NeuronMMError(
+                    f"{self.path} exists and is not of a compression. Move it away, or choose another output."
+                )
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / _LOCK, "w")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,6 +229,17 @@ def _disk_full(path: Path) -> NeuronMMError:
     return NeuronMMError(
         f"No space left on the disk of {path}. What was finished is kept: free some space and run the same command again."
     )
+
+
+def _holds_nothing(workspace: Path) -> bool:
+    return all(entry.name in (_STATE, _LOCK) or entry.suffix == ".part" for entry in workspace.iterdir())
+
+
+def _is_workspace(path: Path) -> bool:
+    """Whether a directory, if there is one, may be taken over and emptied."""
+    if path.is_symlink():
+        return False
+    return not path.is_dir() or (path / _STATE).is_file() or _holds_nothing(path)
 
 
 def _existing_parent(output_dir: Path) -> Path:

@@ -147,6 +147,18 @@ def test_a_text_is_read_as_it_is(tokenizer, tmp_path):
     assert all(list(window) in [whole[i : i + 8] for i in range(0, len(whole), 8)] for window in rows(text.windows))
 
 
+def test_a_text_of_one_line_is_not_read_to_the_end(tokenizer, tmp_path):
+    """One that is compressed to a thousandth: whoever reads all of it needs a gigabyte."""
+    path = tmp_path / "line.txt.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(20):
+            file.write(b"0123456789" * 100_000)
+    pieces = read_documents(path)
+    assert len(next(pieces)) < 1_000_000
+    assert sum(map(len, read_documents(path))) == 20_000_000
+    assert set(tokenizer.decode(collect(tokenizer, path).windows.flatten())) == set("0123456789")
+
+
 def test_a_byte_order_mark_is_not_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone two")
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps({"text": "one two"}).encode())
@@ -214,6 +226,18 @@ def test_a_bos_token_that_is_only_defined_is_not_added(numbers):
     assert text.bos is False and (text.windows != tokenizer.bos_token_id).all()
 
 
+def test_a_token_after_the_text_is_no_bos(numbers):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = build_tokenizer()
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    text = collect(tokenizer, numbers)
+    assert text.bos is False and (text.windows != tokenizer.bos_token_id).all()
+
+
 def test_exactly_enough_text_is_enough(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("a" * 12 * 32)
@@ -240,7 +264,7 @@ def test_a_jsonl_file_of_empty_documents_is_refused(tokenizer, tmp_path):
         collect(tokenizer, path)
 
 
-ZIPPED = gzip.compress(b"a text that goes on and on. " * 3000)
+ZIPPED = gzip.compress(b"a text that goes on and on. " * 1500)
 
 
 @pytest.mark.parametrize(

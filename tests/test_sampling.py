@@ -161,6 +161,13 @@ def test_what_was_sampled_before_is_found_again_without_the_model(tiny_llama, mo
     assert torch.equal(sampler_of(tiny_llama, cache=cache)(10, 9), first)
 
 
+def test_the_model_is_loaded_once_for_all_batches(tiny_llama, monkeypatch):
+    loaded, load = [], sampling._load
+    monkeypatch.setattr(sampling, "_load", lambda checkpoint: loaded.append(1) or load(checkpoint))
+    sampler_of(tiny_llama)(10, 9)
+    assert loaded == [1]
+
+
 def test_a_resumed_run_samples_only_what_is_missing_and_the_same(tiny_llama):
     whole, cut = Cache(), Cache()
     expected = sampler_of(tiny_llama, cache=whole)(10, 9)

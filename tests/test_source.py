@@ -13,12 +13,14 @@
 # limitations under the License.
 """The dense checkpoint on disk: what is read of it, and what is wrong with it before any work is done."""
 
+import errno
 import json
 import math
 import os
 import pickle
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +110,14 @@ def test_the_dtype_is_that_of_most_parameters(model):
     assert checkpoint.info("lm_head.weight").nbytes == 260 * 96 * 2
 
 
+def test_the_dtype_is_not_that_of_most_tensors(tmp_path):
+    directory = save_tiny_model(tmp_path / "model", vocab_size=4000)
+    weights = load_file(directory / "model.safetensors")
+    few = ("lm_head.weight", "model.embed_tokens.weight")  # but large
+    save_file({n: t if n in few else t.half() for n, t in weights.items()}, directory / "model.safetensors")
+    assert open_dense(directory).dtype == torch.float32
+
+
 def test_a_single_file_counts_more_than_an_index_as_in_transformers(sharded):
     weights = {name: tensor for file in sharded.glob("*.safetensors") for name, tensor in load_file(file).items()}
     save_file(weights, sharded / "model.safetensors", metadata={"format": "pt"})
@@ -137,6 +147,23 @@ class TestWhatIsWrong:
     def test_a_config_that_is_no_json(self, model, content):
         (model / "config.json").write_bytes(content.encode("latin-1"))
         self.refused(model, "config.json is not valid JSON")
+
+    def test_files_that_may_not_be_read(self, model, monkeypatch):
+        with monkeypatch.context() as patch:  # root may read everything
+            patch.setattr(source.os, "access", lambda path, mode: path.name != "generation_config.json")
+            checkpoint = open_dense(model)
+            with pytest.raises(NeuronMMError, match="generation_config.json belongs to the model and may not be read"):
+                checkpoint.fingerprint()
+
+        def read_text(path, **options):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+        self.refused(model, "config.json could not be read: Permission denied")
+
+    def test_a_name_that_no_file_can_have(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        self.refused("x" * 5000, "neither a directory nor a Hub model")
 
     @pytest.mark.parametrize("content", ["[]", "null", '"llama"', "3"])
     def test_a_config_that_is_no_object(self, model, content):

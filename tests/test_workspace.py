@@ -217,7 +217,26 @@ class TestPublishing:
             workspace.publish()
         workspace.close()
         assert (output / "thesis.txt").read_text() == "mine"
+        with pytest.raises(NeuronMMError, match="exists and is not empty"):
+            check_output_dir(output)
         assert (workspace.path / "result" / "config.json").is_file()
+
+    def test_a_result_that_is_written_again_after_that_is_not_what_is_left_of_a_finished_output(self, output):
+        workspace = Workspace(output, "f")
+        workspace.save("layer-0", {"a": torch.zeros(1)})
+        workspace.new_result()
+        output.mkdir()
+        (output / "thesis.txt").write_text("mine")
+        with pytest.raises(NeuronMMError, match="could not be put in place"):
+            workspace.publish()
+        workspace.close()
+        (output / "thesis.txt").unlink()
+        workspace = Workspace(output, "f")  # dies before it has made the new result
+        (workspace.path / "result").rmdir()
+        (output / "thesis.txt").write_text("mine again")
+        with pytest.raises(NeuronMMError, match="exists and is not empty"):
+            check_output_dir(output)
+        assert (workspace.path / "layer-0.safetensors").is_file()
 
     def test_what_a_killed_process_left_beside_a_finished_output_is_removed(self, output):
         workspace = Workspace(output, "f")
@@ -339,6 +358,33 @@ class TestOutputDirectory:
         workspace_path(output).write_text("x")
         with pytest.raises(NeuronMMError, match="cannot be written: .*File exists"):
             Workspace(output, "f")
+
+    @pytest.mark.parametrize("link", [False, True])
+    def test_a_directory_of_somebody_where_the_workspace_would_be(self, output, tmp_path, link):
+        """It would be emptied."""
+        mine = tmp_path / "mine" if link else workspace_path(output)
+        mine.mkdir(parents=True)
+        output.parent.mkdir(exist_ok=True)
+        (mine / "thesis.txt").write_text("mine")
+        if link:
+            workspace_path(output).symlink_to(mine)
+        with pytest.raises(NeuronMMError, match="is not of a compression. Move it away, or choose another output"):
+            Workspace(output, "f")
+        assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+    def test_a_link_to_an_empty_directory_is_not_a_workspace(self, output, tmp_path):
+        """It may lie on another disk, from which nothing can be renamed into place."""
+        (tmp_path / "elsewhere").mkdir()
+        output.parent.mkdir()
+        workspace_path(output).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(NeuronMMError, match="is not of a compression"):
+            Workspace(output, "f")
+
+    def test_a_workspace_that_died_before_its_first_file_is_taken_over(self, output):
+        workspace_path(output).mkdir(parents=True)
+        (workspace_path(output) / "lock").touch()
+        (workspace_path(output) / "state.json.part").write_text("{")
+        assert Workspace(output, "f").layers_done == 0
 
     def test_a_mount_point(self, tmp_path, monkeypatch):
         """It can be neither removed nor replaced, which would show after all the work is done."""

@@ -76,8 +76,11 @@ class TestConverting:
             with pytest.raises(KeyboardInterrupt):
                 recipe.convert(tmp_path / "out")
         assert not (tmp_path / "out").exists()
+        (tmp_path / ".out.part" / "old.txt").write_text("half")
         recipe.convert(tmp_path / "out")
-        assert (tmp_path / "out" / "tokenizer.json").is_file() and list(tmp_path.glob(".*")) == []
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert {"config.json", "tokenizer.json"} < names and "old.txt" not in names
+        assert list(tmp_path.glob(".*")) == []
 
     def test_a_package_that_is_missing_is_named(self, tmp_path, monkeypatch):
         monkeypatch.setattr(recipe.importlib.util, "find_spec", lambda name: None)
