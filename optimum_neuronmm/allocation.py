@@ -71,10 +71,16 @@ def allocate_uniform(checkpoint: DenseCheckpoint, family: Family, config: Neuron
     """The same rank for equal shapes, by the paper's formula (`ranks.uniform_rank`).
 
     Raises:
-        NeuronMMError: where no projection would be compressed.
+        NeuronMMError: where no projection would be compressed, or config.json does not fit the weights.
     """
     attributes = family.selected(config.projections)
     layers = checkpoint.config.num_hidden_layers
+    surplus = f"{family.layer_path(layers)}."
+    if layers < 1 or any(name.startswith(surplus) for name in checkpoint.tensors):
+        raise NeuronMMError(
+            f"config.json of {checkpoint.name} says num_hidden_layers = {layers}, which is not the number of layers that "
+            "its weights hold. Fetch the model again, or correct config.json."
+        )
     allocation = Allocation(family, layers, attributes, {}, {})
     for layer in range(layers):
         for attribute in attributes:

@@ -49,7 +49,7 @@ from .workspace import Workspace, check_disk_space, check_output_dir, explained_
 def compress(
     model: str | Path,
     output_dir: str | Path,
-    config: NeuronMMConfig | None = None,
+    config: NeuronMMConfig | dict | None = None,
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -65,7 +65,7 @@ def compress(
     Args:
         model: directory of a Hugging Face model, or its Hub id.
         output_dir: written whole at the end; must not exist, or be empty.
-        config: what to do; the defaults where None.
+        config: what to do, as a config or a dictionary of its options; the defaults where None.
         revision, cache_dir, token: as in `from_pretrained`, for a Hub id.
         trust_remote_code: allows code that the model brings along.
         device: to compute on; CUDA where there is one, else the CPU.
@@ -76,12 +76,18 @@ def compress(
     Raises:
         NeuronMMError: for every input that can be put right; then `output_dir` was not touched.
     """
-    config = config or NeuronMMConfig()
+    config = NeuronMMConfig.from_dict(config or {}) if not isinstance(config, NeuronMMConfig) else config
     output_dir = Path(output_dir).resolve()  # a link stays, and what it points to is written
     check_output_dir(output_dir)
     check_sources(config)
     checkpoint = open_dense(model, revision, cache_dir, token, trust_remote_code)
     family = family_of(checkpoint.config)
+    longest = getattr(checkpoint.config, "max_position_embeddings", None)
+    if longest is not None and config.calibration_length > longest:
+        raise NeuronMMError(
+            f"calibration_length must be at most {longest}, the max_position_embeddings of {checkpoint.name}, got "
+            f"{config.calibration_length}."
+        )
     parameters = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
     allocation = allocate_uniform(checkpoint, family, config)
     tokenizer = _load_tokenizer(checkpoint)

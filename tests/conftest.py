@@ -23,6 +23,7 @@ import torch
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a connection, or wait for one
+torch.set_num_threads(1)  # threads that wait for each other on busy cores are several times slower than one
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("NEURONMM_SHARED_DATA", ROOT.parent / "shared" / "data"))

@@ -668,3 +668,19 @@ def test_the_result_says_which_release_wrote_it(tiny_llama, quick_options, tmp_p
     """Not the one that wrote the options it was given."""
     compress(tiny_llama, tmp_path / "out", NeuronMMConfig(**quick_options, neuronmm_version="99.0"))
     assert read_config(tmp_path / "out")["quantization_config"]["neuronmm_version"] == __version__
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_config_that_tells_another_number_of_layers_is_refused(layers, tiny_llama, quick_options, tmp_path):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    changed = {**read_config(model), "num_hidden_layers": layers}
+    (model / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(NeuronMMError, match=f"num_hidden_layers = {layers}"):
+        compress(model, tmp_path / "out", quick_options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_windows_longer_than_the_model_can_read_are_refused(tiny_llama, quick_options, tmp_path):
+    with pytest.raises(NeuronMMError, match="calibration_length must be at most 512"):
+        compress(tiny_llama, tmp_path / "out", {**quick_options, "calibration_length": 513})
+    assert not list(tmp_path.iterdir())
