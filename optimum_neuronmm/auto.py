@@ -89,7 +89,7 @@ class NeuronModelForCausalLM:
             )
         ignored = sorted(name for name in _COMPILATION if kwargs.pop(name, None) is not None)
         notice = f" ({', '.join(ignored)} matter only to a compilation)" if ignored else ""
-        logger.warning(f"Running on the CPU, not on a Neuron device{notice}.")
+        logger.warning(f"Not compiled for a Neuron device: running through PyTorch{notice}.")
         hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
         if config is None or _is_compressed(model_id, hub):
             if config is not None:

@@ -24,6 +24,7 @@ import torch
 from safetensors import safe_open
 
 from .configuration import NeuronMMConfig
+from .modeling import rounded
 from .source import SAFETENSORS_DTYPES, DenseCheckpoint, TensorInfo
 
 
@@ -40,7 +41,7 @@ class StoredTensor:
 
     def read(self) -> torch.Tensor:
         if isinstance(self.source, DenseCheckpoint):
-            return self.source.read([self.name])[self.name].to(self.info.dtype)
+            return rounded(self.name, self.source.read([self.name])[self.name], self.info.dtype)
         with safe_open(self.source, framework="pt") as file:
             return file.get_tensor(self.name).clone()
 

@@ -76,7 +76,8 @@ def compress(
     Raises:
         NeuronMMError: for every input that can be put right; then `output_dir` was not touched.
     """
-    config = NeuronMMConfig.from_dict(config or {}) if not isinstance(config, NeuronMMConfig) else config
+    if not isinstance(config, NeuronMMConfig):
+        config = NeuronMMConfig.from_dict(config or {})
     output_dir = Path(output_dir).resolve()  # a link stays, and what it points to is written
     check_output_dir(output_dir)
     check_sources(config)
@@ -100,7 +101,8 @@ def compress(
     )
     workspace = Workspace(output_dir, _fingerprint(checkpoint, config, device))
     try:
-        text = _collect_text(config, checkpoint, tokenizer, workspace)
+        with explained_disk_errors(output_dir):
+            text = _collect_text(config, checkpoint, tokenizer, workspace, device)
         perplexity = compress_layers(checkpoint, allocation, config, text, workspace, device)
         with explained_disk_errors(output_dir):
             report = _write_result(checkpoint, parameters, allocation, config, text, perplexity, workspace)
@@ -111,12 +113,15 @@ def compress(
     return report
 
 
-def _collect_text(config, checkpoint: DenseCheckpoint, tokenizer, workspace: Workspace) -> CalibrationText:
+def _collect_text(
+    config: NeuronMMConfig, checkpoint: DenseCheckpoint, tokenizer, workspace: Workspace, device: torch.device
+) -> CalibrationText:
     """The calibration text, the same when a run is resumed as when it was begun."""
     described = workspace.read_json("calibration.json")
     if described is not None:
         return CalibrationText(**workspace.load("calibration"), **described)
-    text = calibration_windows(config, tokenizer, sampler(checkpoint, tokenizer, config.seed, workspace.cached))
+    sample = sampler(checkpoint, tokenizer, config.seed, workspace.cached, device, workspace.path)
+    text = calibration_windows(config, tokenizer, sample)
     for tokens in (text.windows, text.held_out):
         check_vocabulary(tokens.max().item(), checkpoint.config.vocab_size)
     workspace.save("calibration", {"windows": text.windows, "held_out": text.held_out})

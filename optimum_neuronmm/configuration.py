@@ -103,8 +103,8 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
             raise NeuronMMError(
                 f"This checkpoint has format {self.format_version}, written by optimum-neuronmm {self.neuronmm_version}; "
-                f"optimum-neuronmm {__version__} reads up to format {FORMAT_VERSION}. Upgrade: pip install -U "
-                "optimum-neuronmm"
+                f"optimum-neuronmm {__version__} reads up to format {FORMAT_VERSION}. Upgrade "
+                "optimum-neuronmm."
             )
 
     def _check_numbers(self) -> None:
@@ -169,7 +169,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
             if entry.get("storage") not in STORAGES:
                 raise NeuronMMError(
                     f"modules[{path!r}] has storage {entry.get('storage')!r}; optimum-neuronmm {__version__} knows "
-                    f"{', '.join(STORAGES)}. Upgrade: pip install -U optimum-neuronmm"
+                    f"{', '.join(STORAGES)}. Upgrade optimum-neuronmm."
                 )
 
     @classmethod

@@ -49,7 +49,7 @@ pipeline_tag: text-generation
 # {name}, MLPs in low-rank form
 
 The MLP weights of {name} are replaced by products of two smaller matrices (ranks a multiple of {config.block_size}),
-computed by [optimum-neuronmm](https://pypi.org/project/optimum-neuronmm/) for AWS Trainium and Inferentia. They run on
+computed by optimum-neuronmm for AWS Trainium and Inferentia. They run on
 any machine.
 
 | | before | after |
@@ -64,7 +64,7 @@ requested; ranks are aligned), {ratio["model"]:.2%} of the model's.
 ## Use
 
 ```python
-import optimum_neuronmm  # pip install optimum-neuronmm
+import optimum_neuronmm  # of optimum-neuronmm, teaches transformers this format
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("THIS_REPOSITORY", dtype="auto")

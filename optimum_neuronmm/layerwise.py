@@ -50,12 +50,14 @@ def compress_layers(
     # Half precision is slow on many CPUs, and statistics gain from float32.
     dtype = torch.float32 if device.type == "cpu" else checkpoint.dtype
     stream = LayerStream(checkpoint, allocation.family, dtype, device)
-    states = {"calibration": stream.embed(text.windows), "held_out": stream.embed(text.held_out)}
-    states["compressed"] = states["held_out"].clone()
     done = workspace.layers_done
     if done:
+        stream.embed(text.held_out[:1])  # records what the layers are called with
         logger.warning(f"Resuming {workspace.output_dir} after layer {done} of {allocation.layers}.")
         states = workspace.load(f"hidden-{done}")
+    else:
+        states = {"calibration": stream.embed(text.windows), "held_out": stream.embed(text.held_out)}
+        states["compressed"] = states["held_out"].clone()
     with tqdm(total=allocation.layers, initial=done, desc="Compressing layers", unit="layer") as progress:
         for layer in range(done, allocation.layers):
             with stream.layer(layer):
@@ -125,11 +127,11 @@ def _factorise(
     """
     W = linear.weight.detach().T
     decomposition = decompose(W, gram, path)
-    U, V = (factor.to(dtype) for factor in decomposition.factors(rank))
+    U, V = decomposition.factors(rank)
     bias = None if linear.bias is None else linear.bias.detach().cpu()
     measured = {
         "predicted_error": decomposition.relative_error(rank),
-        "measured_error": output_error(inputs, W, U, V),
+        "measured_error": output_error(inputs, W, U.to(dtype), V.to(dtype)),
         "ridge": decomposition.ridge,
     }
     return factor_tensors(path, U.cpu(), V.cpu(), bias, dtype), measured

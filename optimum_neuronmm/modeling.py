@@ -69,13 +69,28 @@ def factor_tensors(
 ) -> dict[str, torch.Tensor]:
     """The state-dict entries of a `LowRankLinear` at `path`, from U (K, r), V (r, N) and the dense bias (N,)."""
     tensors = {
-        f"{path}.u.weight": U.T.to(dtype).contiguous(),
-        f"{path}.v.weight": V.T.to(dtype).contiguous(),
+        f"{path}.u.weight": rounded(f"{path}.u.weight", U.T, dtype).contiguous(),
+        f"{path}.v.weight": rounded(f"{path}.v.weight", V.T, dtype).contiguous(),
         f"{path}.weight": torch.zeros(0, dtype=dtype),
     }
     if bias is not None:
-        tensors[f"{path}.v.bias"] = bias.to(dtype)
+        tensors[f"{path}.v.bias"] = rounded(f"{path}.v.bias", bias, dtype)
     return tensors
+
+
+def rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`tensor` in `dtype`.
+
+    Raises:
+        NeuronMMError: naming it, where a value is too large for `dtype`.
+    """
+    converted = tensor.to(dtype)
+    if dtype.is_floating_point and torch.isinf(converted).any() and not torch.isinf(tensor).any():
+        raise NeuronMMError(
+            f"{name} holds values up to {tensor.abs().max():.3g}, which {str(dtype).removeprefix('torch.')} cannot: the "
+            "checkpoint would be damaged. Choose bfloat16 or float32."
+        )
+    return converted
 
 
 def replace_projections(model: nn.Module, modules: dict[str, dict]) -> None:

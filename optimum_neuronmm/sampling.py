@@ -15,6 +15,7 @@
 
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -36,6 +37,8 @@ def sampler(
     tokenizer,
     seed: int,
     cached: Callable[[str, Callable[[], torch.Tensor]], torch.Tensor],
+    device: torch.device,
+    scratch: Path | None = None,
 ) -> Callable[[int, int], torch.Tensor]:
     """A function `(count, length) -> (count, length)` token ids, sampled at temperature 1 from the whole distribution.
 
@@ -44,6 +47,8 @@ def sampler(
 
     Args:
         cached: `cached(name, compute)` returns what an earlier run stored under `name`, or computes and stores it.
+        device: to run the model on, if it fits there.
+        scratch: directory on a disk with room for a model that does not fit into memory.
     """
 
     def sample(count: int, length: int) -> torch.Tensor:
@@ -56,7 +61,7 @@ def sampler(
 
                 def compute(index=index, size=size):
                     nonlocal model
-                    model = model or _load(checkpoint)
+                    model = model or _load(checkpoint, device, scratch)
                     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
                     return sample_tokens(model, start, size, length, generator, progress.update)
 
@@ -123,11 +128,15 @@ def _not_finite(model, tokens: torch.Tensor) -> NeuronMMError:
     )
 
 
-def _load(checkpoint: DenseCheckpoint):
-    placement, folder = {}, None
-    if checkpoint.nbytes > 0.7 * psutil.virtual_memory().available:
-        folder = tempfile.TemporaryDirectory(prefix="neuronmm-offload-")
+def _load(checkpoint: DenseCheckpoint, device: torch.device, scratch: Path | None):
+    placement, folder = {"device_map": {"": device}}, None
+    on_cpu = device.type == "cpu"
+    free = int(0.7 * (psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info(device)[0]))
+    if checkpoint.nbytes > free:
+        folder = tempfile.TemporaryDirectory(prefix="neuronmm-offload-", dir=scratch)
         placement = {"device_map": "auto", "offload_folder": folder.name}
+        if on_cpu:
+            placement["max_memory"] = {"cpu": free}
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint.directory,
         dtype="auto",

@@ -13,6 +13,7 @@
 # limitations under the License.
 """The dense model on disk: found, checked, and read one tensor at a time."""
 
+import errno
 import hashlib
 import json
 import os
@@ -25,9 +26,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import logging
 
 from .errors import NeuronMMError
 
+
+logger = logging.get_logger(__name__)
 
 _FORMATS = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 _HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
@@ -181,19 +185,24 @@ def open_dense(
 
 def _download(model: str, revision: str | None, cache_dir: str | None, token: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     options = {"repo_id": model, "revision": revision, "cache_dir": cache_dir, "token": token}
     try:
-        # Without a connection the snapshot in the cache is as good; which format it has shows when it is opened.
         try:
             files = HfApi(token=token).list_repo_files(model, revision=revision)
+        except HfHubHTTPError:
+            raise  # the Hub answered: not there, gated, not logged in, ...
         except OSError:
-            return Path(snapshot_download(**options, local_files_only=True))
+            snapshot = Path(snapshot_download(**options, local_files_only=True))
+            logger.warning(f"The Hub cannot be reached: using the snapshot {snapshot.name} of {model} in the cache.")
+            return snapshot
         stem = "model" if any(file.endswith(".safetensors") for file in files) else "pytorch_model"
         weights = [f"{stem}*.safetensors", f"{stem}*.bin"]
         return Path(snapshot_download(**options, allow_patterns=_HUB_PATTERNS + weights))
     except (HFValidationError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise NeuronMMError(f"No space left on the disk of the Hub's cache while fetching {model}.") from error
         raise NeuronMMError(
             f"{model} is neither a directory nor a Hub model that could be fetched ({type(error).__name__}). Check the "
             "spelling, the connection and, for gated models, that you are logged in (hf auth login)."

@@ -148,7 +148,7 @@ class TestLoading:
     def test_a_compressed_directory_without_neuronmm(self, compressed_llama, compressions, said):
         model = NeuronModelForCausalLM.from_pretrained(compressed_llama)
         assert len(low_rank_modules(model)) == 9 and compressions == []
-        assert said().count("Running on the CPU, not on a Neuron device.") == 1
+        assert said().count("Not compiled for a Neuron device: running through PyTorch.") == 1
 
     def test_a_compressed_directory_keeps_its_settings(self, compressed_llama, compressions, said):
         model = NeuronModelForCausalLM.from_pretrained(
@@ -166,7 +166,7 @@ class TestLoading:
         options = {"batch_size": 1, "sequence_length": 64, "tensor_parallel_size": 2, "export": True}
         NeuronModelForCausalLM.from_pretrained(compressed_llama, **options, instance_type="trn1", auto_cast_type=None)
         assert (
-            "Running on the CPU, not on a Neuron device (batch_size, export, instance_type, sequence_length, "
+            "Not compiled for a Neuron device: running through PyTorch (batch_size, export, instance_type, sequence_length, "
             "tensor_parallel_size matter only to a compilation)." in said()
         )
 

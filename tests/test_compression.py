@@ -684,3 +684,14 @@ def test_windows_longer_than_the_model_can_read_are_refused(tiny_llama, quick_op
     with pytest.raises(NeuronMMError, match="calibration_length must be at most 512"):
         compress(tiny_llama, tmp_path / "out", {**quick_options, "calibration_length": 513})
     assert not list(tmp_path.iterdir())
+
+
+def test_values_that_the_dtype_cannot_hold_are_refused(tmp_path, quick_options):
+    """They would be written as infinity, which no figure of the report shows."""
+    model = save_tiny_model(tmp_path / "model", dtype=torch.bfloat16)
+    weights = load_file(model / "model.safetensors")
+    weights["model.embed_tokens.weight"][3, 5] = 1e5
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NeuronMMError, match="model.embed_tokens.weight holds values up to .*float16 cannot.*bfloat16"):
+        compress(model, tmp_path / "out", {**quick_options, "dtype": "float16"})
+    assert not (tmp_path / "out").exists()

@@ -115,9 +115,14 @@ def warnings():
         ("modules", {PATH: {"rank": 0, "storage": "uv"}}, "positive integer 'rank'", ""),
         ("modules", {PATH: {"rank": 64.0, "storage": "uv"}}, "positive integer 'rank'", ""),
         ("modules", {PATH: {"rank": True, "storage": "uv"}}, "positive integer 'rank'", ""),
-        ("modules", {PATH: {"rank": 64, "storage": "pivoted"}}, "has storage 'pivoted'", "Upgrade: pip install -U"),
+        ("modules", {PATH: {"rank": 64, "storage": "pivoted"}}, "has storage 'pivoted'", "Upgrade optimum-neuronmm"),
         ("modules", {PATH: {"rank": 64}}, f"modules[{PATH!r}] has storage None", "knows uv"),
-        ("format_version", FORMAT_VERSION + 1, f"has format {FORMAT_VERSION + 1}, written by", "Upgrade: pip install"),
+        (
+            "format_version",
+            FORMAT_VERSION + 1,
+            f"has format {FORMAT_VERSION + 1}, written by",
+            "Upgrade optimum-neuronmm",
+        ),
         ("format_version", "1", "has format 1, written by", ""),
     ],
 )
@@ -359,7 +364,7 @@ def test_a_newer_format_is_an_error_whatever_else_it_holds():
     # Options that mean something else by then, and options that are not known yet.
     for content in ({}, {"block_size": "adaptive"}, {"modules": {PATH: "packed"}}, {"calibration": 3}, {"depth": 2}):
         with pytest.raises(
-            NeuronMMError, match="has format 2, written by optimum-neuronmm 99.0.*Upgrade: pip install"
+            NeuronMMError, match="has format 2, written by optimum-neuronmm 99.0.*Upgrade optimum-neuronmm"
         ):
             NeuronMMConfig.from_dict({**newer, **content})
 

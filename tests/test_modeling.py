@@ -200,3 +200,8 @@ def test_restore_dense_gives_the_same_model():
         assert all(type(restored.get_submodule(path)) is nn.Linear for path in paths)
         torch.testing.assert_close(restored(ids).logits, expected, rtol=1e-4, atol=1e-5)
     assert set(restored.state_dict()) == set(tiny(mlp_bias=True).state_dict())
+
+
+def test_factors_that_the_dtype_cannot_hold_are_refused():
+    with pytest.raises(NeuronMMError, match=r"mlp.up_proj.v.weight holds values up to 7e\+04, which float16 cannot"):
+        factor_tensors("mlp.up_proj", torch.ones(4, 2), torch.full((2, 3), 7e4), None, torch.float16)

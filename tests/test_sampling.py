@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from optimum_neuronmm import sampling
 from optimum_neuronmm.errors import NeuronMMError
@@ -95,7 +95,7 @@ def test_each_token_is_drawn_from_what_the_whole_text_before_it_predicts(model_t
         return multinomial(probabilities, *args, **kwargs)
 
     monkeypatch.setattr(torch, "multinomial", recorded)
-    tokens = draw(sampling._load(open_dense(directory)), 3, 24, start=256)
+    tokens = draw(sampling._load(open_dense(directory), torch.device("cpu"), None), 3, 24, start=256)
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(directory).eval()(input_ids=tokens).logits
     torch.testing.assert_close(torch.stack(drawn_from, dim=1), logits.softmax(-1)[:, :-1], rtol=1e-4, atol=1e-7)
@@ -122,7 +122,11 @@ class Cache:
 
 def sampler_of(directory, seed=0, cache=None):
     return sampler(
-        open_dense(directory), AutoTokenizer.from_pretrained(directory), seed, cached=cache if cache else Cache()
+        open_dense(directory),
+        AutoTokenizer.from_pretrained(directory),
+        seed,
+        cache if cache else Cache(),
+        torch.device("cpu"),
     )
 
 
@@ -157,13 +161,13 @@ def test_what_was_sampled_before_is_found_again_without_the_model(tiny_llama, mo
     cache = Cache()
     first = sampler_of(tiny_llama, cache=cache)(10, 9)
     assert len(cache.computed) == 3  # 4 + 4 + 2
-    monkeypatch.setattr(sampling, "_load", lambda checkpoint: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(sampling, "_load", lambda *_: pytest.fail("the model was loaded again"))
     assert torch.equal(sampler_of(tiny_llama, cache=cache)(10, 9), first)
 
 
 def test_the_model_is_loaded_once_for_all_batches(tiny_llama, monkeypatch):
     loaded, load = [], sampling._load
-    monkeypatch.setattr(sampling, "_load", lambda checkpoint: loaded.append(1) or load(checkpoint))
+    monkeypatch.setattr(sampling, "_load", lambda *where: loaded.append(1) or load(*where))
     sampler_of(tiny_llama)(10, 9)
     assert loaded == [1]
 
@@ -225,3 +229,17 @@ def test_a_model_that_is_not_finite_is_named_by_its_layer(tiny_llama, tmp_path, 
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NeuronMMError, match=f"activations of {place} are not finite"):
         sampler_of(directory)(2, 8)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "granite", "gemma3_text"])
+def test_sampling_sees_the_model_that_generation_sees(model_type, tmp_path):
+    """Attention of one token to the cache is written anew for speed: logits are those of a forward pass over all."""
+    directory = save_tiny_model(tmp_path, model_type)
+    model = sampling._load(open_dense(directory), torch.device("cpu"), None)
+    assert model.config._attn_implementation == sampling._ATTENTION
+    tokens = torch.randint(256, (3, 40), generator=generator())
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        steps = [model(input_ids=t, past_key_values=cache, use_cache=True).logits for t in tokens.split(1, dim=1)]
+        whole = AutoModelForCausalLM.from_pretrained(directory).eval()(input_ids=tokens).logits
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=1e-4)
