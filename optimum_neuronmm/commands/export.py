@@ -13,6 +13,7 @@
 # limitations under the License.
 """What `optimum-cli export neuron` does with `--neuronmm`, whichever command class was called."""
 
+import shlex
 from argparse import ArgumentParser, Namespace
 
 from ..errors import NeuronMMError
@@ -61,7 +62,7 @@ def run_neuronmm(args: Namespace, parser: ArgumentParser, *, sdk_installed: bool
 
         from ..compression import compress
 
-        print(_not_compiled(args), flush=True)
+        print(_how_to_compile(args), flush=True)
         compress(
             args.model,
             args.output,
@@ -107,8 +108,15 @@ def _check_target(target: str, sdk_installed: bool) -> None:
     )
 
 
-def _not_compiled(args: Namespace) -> str:
+def _how_to_compile(args: Namespace) -> str:
+    output = str(args.output)
+    command = ["optimum-cli", "export", "neuron", "-m", output, "--neuronmm"]
+    for name in FOR_COMPILATION:
+        if getattr(args, name) is not None:
+            command += [f"--{name}", str(getattr(args, name))]
+    command.append(f"{output.rstrip('/')}-neuron")
     return (
-        f"Compressing {args.model} into {args.output}: a checkpoint that runs on any CPU. Compiling it for a Neuron device "
-        f"is not in this version of optimum-neuronmm ({__version__}); a later one will start from that directory."
+        f"Compressing {args.model} into {output}: a checkpoint that runs on any CPU and is not compiled.\n"
+        f"Compiling it arrives with a later version of optimum-neuronmm (this is {__version__}). It will then be, on an "
+        f"instance with the Neuron SDK:\n  {shlex.join(command)}"
     )
