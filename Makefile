@@ -30,7 +30,7 @@ test: $(VENV)/.installed-tests style_check
 
 # The suite with the numpy at which the Neuron SDK holds its users, in an environment of its own. pandas 3 needs numpy 2.
 test-numpy1:
-	$(MAKE) test VENV=.venv-numpy1 OVERRIDES='numpy==1.26.4 pandas==2.3.3'
+	$(MAKE) test VENV=.venv-numpy1 OVERRIDES='numpy==1.26.4 pandas==2.3.3 pyarrow==21.0.0'
 
 style: $(VENV)/.installed-tests
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
