@@ -14,28 +14,58 @@
 """What the kernels compute, in torch: the twins that every implementation is compared with.
 
 Dimensions: M rows (tokens), H hidden size, I intermediate size, r rank; K and N the sides of a projection.
+A projection is two tensors: U (K, r) and V (r, N), or the dense W (K, N) and None.
 """
-
-from collections.abc import Callable
 
 import torch
 
 
-def low_rank_matmul(X: torch.Tensor, U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
-    """Y (M, N) = X U V of X (M, K), U (K, r) and V (r, N), the smaller product first."""
-    return (X @ U) @ V
+ACTIVATIONS = {
+    "silu": torch.nn.functional.silu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+}
 
 
-def low_rank_mlp(
-    X: torch.Tensor,
-    gate: tuple[torch.Tensor, torch.Tensor],
-    up: tuple[torch.Tensor, torch.Tensor],
-    down: tuple[torch.Tensor, torch.Tensor],
-    activation: Callable[[torch.Tensor], torch.Tensor] = torch.nn.functional.silu,
+def _rows(x: torch.Tensor, x_transposed: bool) -> torch.Tensor:
+    return x.T if x_transposed else x
+
+
+def _plus(y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return y if bias is None else y + bias
+
+
+def _project(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    return matmul_reference(x, w, bias) if v is None else low_rank_matmul(x, w, v, bias)
+
+
+def matmul_reference(x, w, bias=None, *, x_transposed: bool = False) -> torch.Tensor:
+    """Y (M, N) = X W + bias of X (M, K), or (K, M) if `x_transposed`, and W (K, N)."""
+    return _plus(_rows(x, x_transposed) @ w, bias)
+
+
+def matmul_transposed_reference(xT, w) -> torch.Tensor:
+    """Y (M, N) = X W of X^T (K, M) and W (K, N)."""
+    return xT.T @ w
+
+
+def low_rank_matmul(x, u, v, bias=None, *, x_transposed: bool = False) -> torch.Tensor:
+    """Y (M, N) = X U V + bias of X (M, K), U (K, r) and V (r, N), the smaller product first."""
+    return _plus((_rows(x, x_transposed) @ u) @ v, bias)
+
+
+def mlp_up_reference(
+    x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activation: str = "silu", x_transposed: bool = False
 ) -> torch.Tensor:
-    """Y (M, H) = (activation(X Ug Vg) * (X Uu Vu)) Ud Vd: a gated MLP with all three projections in factors.
+    """h^T (I, M) = (activation(X gate) * (X up))^T. NeuronMM (arXiv 2510.25977), Algorithm 2."""
+    x = _rows(x, x_transposed)
+    return (ACTIVATIONS[activation](_project(x, gate, gate_v, gate_bias)) * _project(x, up, up_v, up_bias)).T
 
-    NeuronMM (arXiv 2510.25977), Algorithm 3. Each pair is U (K, r), V (r, N).
-    """
-    h = activation(low_rank_matmul(X, *gate)) * low_rank_matmul(X, *up)  # (M, I)
-    return low_rank_matmul(h, *down)
+
+def mlp_reference(
+    x, gate, gate_v, up, up_v, down, down_v, gate_bias=None, up_bias=None, down_bias=None, *,
+    activation: str = "silu", x_transposed: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """Y (M, H) = (activation(X gate) * (X up)) down: a gated MLP. NeuronMM (arXiv 2510.25977), Algorithm 3."""
+    settings = {"activation": activation, "x_transposed": x_transposed}
+    hT = mlp_up_reference(x, gate, gate_v, up, up_v, gate_bias, up_bias, **settings)  # (I, M)
+    return _project(hT.T, down, down_v, down_bias)

@@ -1,0 +1,168 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The operations that kernels are written in, over NKI Beta 1 (`neuronxcc.nki`, SDK 2.26) or the simulator of it.
+
+This is the only file that knows the form of Beta 1: results that are assigned, `+=` for an accumulation in PSUM, dynamic
+slices. Destinations are written `to(tile)[...]`, so that a dialect may assign to them or pass them to an instruction.
+"""
+
+import functools
+
+import numpy as np
+
+
+class Destination:
+    """A region of a tile that an operation writes."""
+
+    __slots__ = ("tensor", "index")
+
+    def __init__(self, tensor, index):
+        self.tensor, self.index = tensor, index
+
+
+class to:  # noqa: N801
+    """`to(tile)[...]`: the destination of an operation."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __getitem__(self, index) -> Destination:
+        return Destination(self.tensor, index)
+
+
+class Block:
+    """Part of a dimension: elements `start` to `start + size`, the block of number `index`.
+
+    `size` is a number; `start` and `index` may be symbolic. `ds` is the block as an index of a tensor.
+    """
+
+    __slots__ = ("index", "start", "size", "ds")
+
+    def __init__(self, index, start, size: int, ds):
+        self.index, self.start, self.size, self.ds = index, start, size, ds
+
+
+class Beta1:
+    """NKI Beta 1.
+
+    Args:
+        nl: `neuronxcc.nki.language`, or the simulator's.
+        nisa: `neuronxcc.nki.isa`, or the simulator's.
+        unroll: loops are unrolled while tracing: slower to compile, and free of symbolic indices.
+    """
+
+    def __init__(self, nl, nisa, unroll: bool = False):
+        self.nl, self.nisa, self.unroll = nl, nisa, unroll
+        self.float32 = nl.float32
+        self.activations = {"silu": nl.silu, "gelu_tanh": nl.gelu_apprx_tanh}
+        # Of the signature (shape, dtype, name=). No functions of their own: Beta 1 makes tensors in HBM at the top level of a
+        # kernel only.
+        self.output = functools.partial(nl.ndarray, buffer=nl.shared_hbm)
+        self.scratch = functools.partial(nl.ndarray, buffer=nl.private_hbm)
+
+    # Memory
+
+    def sbuf(self, shape, dtype, name: str = ""):
+        """A tile. One named "resident" stays for a strip of rows; others are refilled, and want a second buffer to overlap."""
+        shape = (self.nl.par_dim(shape[0]), *shape[1:])
+        return self.nl.ndarray(shape, dtype=dtype, buffer=self.nl.sbuf, name=name)
+
+    def psum(self, shape, dtype):
+        return self.nl.ndarray((self.nl.par_dim(shape[0]), *shape[1:]), dtype=dtype, buffer=self.nl.psum)
+
+    def accumulator(self, shape):
+        """Zeros in PSUM, float32, for `matmul` to add to."""
+        return self.nl.zeros((self.nl.par_dim(shape[0]), *shape[1:]), dtype=self.float32, buffer=self.nl.psum)
+
+    # Loops
+
+    def ds(self, start, size: int):
+        return self.nl.ds(start, size)
+
+    def block(self, start, size: int, index=0) -> Block:
+        return Block(index, start, size, self.nl.ds(start, size))
+
+    def blocks(self, extent: int, size: int, first=0, sequential: bool = False):
+        """The blocks of `size` that cover `extent` elements from `first`: a loop over the whole ones, then what is left.
+
+        The one place where remainders are handled: the body of the caller's `for` is traced once for the whole blocks and once
+        for the tail. `sequential` where an iteration needs what the one before it wrote.
+        """
+        whole, tail = divmod(extent, size)
+        if whole == 1 or self.unroll:
+            indices = range(whole)
+        else:
+            indices = self.nl.sequential_range(whole) if sequential else self.nl.affine_range(whole)
+        for i in indices:
+            yield self.block(i * size + first, size, i)
+        if tail:
+            yield self.block(first + whole * size, tail, whole)
+
+    def program(self, programs: int):
+        """The number of this program among those that the kernel was launched for."""
+        return self.nl.program_id(0) if programs > 1 else 0
+
+    # Transfers
+
+    def load(self, dst: Destination, src) -> None:
+        dst.tensor[dst.index] = self.nl.load(src)
+
+    def store(self, dst, src) -> None:
+        """`dst`: a region of a tensor in HBM."""
+        self.nl.store(dst, src)
+
+    def _grid(self, tensor, partitions: int, first, tiles: int, columns: Block, pitch: int):
+        """Rows first + t * pitch + p and the columns of an HBM tensor, as a region (p, t, column)."""
+        p = self.nl.arange(partitions)[:, None, None]
+        t = self.nl.arange(tiles)[None, :, None]
+        n = self.nl.arange(columns.size)[None, None, :]
+        return tensor[p + (t * pitch + first), n + columns.start]
+
+    def load_tiles(self, dst: Destination, src, first, tiles: int, columns: Block, partitions: int = 128) -> None:
+        """Loads `tiles` tiles of rows in one transfer: dst (128, tiles, columns) holds row first + 128 t + p at [p, t]."""
+        dst.tensor[dst.index] = self.nl.load(self._grid(src, partitions, first, tiles, columns, partitions))
+
+    def store_tiles(self, dst, src, first, tiles: int, columns: Block, partitions: int = 128) -> None:
+        """The inverse of `load_tiles`: `src` (128, tiles, columns) on chip to rows of `dst` in HBM."""
+        self.nl.store(self._grid(dst, partitions, first, tiles, columns, partitions), src)
+
+    # Instructions
+
+    def matmul(self, dst: Destination, stationary, moving) -> None:
+        """Adds stationary.T @ moving to an accumulator."""
+        dst.tensor[dst.index] += self.nisa.nc_matmul(stationary, moving)
+
+    def transpose(self, dst: Destination, src) -> None:
+        """Transposes a tile of at most 128 x 128 in SBUF into PSUM, on the tensor engine."""
+        dst.tensor[dst.index] = self.nisa.nc_transpose(src, engine=self.nisa.engine.tensor)
+
+    def copy(self, dst: Destination, src, engine: str = "vector") -> None:
+        """Copies on chip, to the data type of the destination."""
+        engine = getattr(self.nisa.engine, engine)
+        dst.tensor[dst.index] = self.nisa.tensor_copy(src, dtype=dst.tensor.dtype, engine=engine)
+
+    def activate(self, dst: Destination, function: str, src) -> None:
+        """`function` (silu or gelu_tanh) on the scalar engine."""
+        dst.tensor[dst.index] = self.nisa.activation(self.activations[function], src, dtype=dst.tensor.dtype)
+
+    def multiply(self, dst: Destination, a, b) -> None:
+        dst.tensor[dst.index] = self.nisa.tensor_tensor(a, b, op=np.multiply, dtype=dst.tensor.dtype)
+
+    def add(self, dst: Destination, a, b) -> None:
+        dst.tensor[dst.index] = self.nisa.tensor_tensor(a, b, op=np.add, dtype=dst.tensor.dtype)
+
+    def fill(self, dst: Destination, value: float, shape) -> None:
+        dst.tensor[dst.index] = self.nisa.memset(shape, value, dtype=dst.tensor.dtype)

@@ -1,0 +1,141 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A kernel as an object: its body, its reference twin, and how it is planned and launched."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import dialect
+from .errors import KernelError
+from .machine import Machine, get_machine
+
+
+class Spec(NamedTuple):
+    """The shape and the data type of a tensor, in its place where no data is needed."""
+
+    shape: tuple[int, ...]
+    dtype: str = "bfloat16"
+
+
+def _shape(tensor) -> tuple[int, ...]:
+    return tuple(int(n) for n in tensor.shape)
+
+
+def dtype_name(tensor) -> str:
+    """`bfloat16` or `float32`, of a NumPy, torch or XLA tensor or a Spec."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """An NKI kernel.
+
+    Attributes:
+        body: the function that a dialect runs; tensors first, `None` for one that is absent, then settings and `plan`.
+        reference: what it computes, in torch: the same tensors and settings.
+        planner: (shapes by argument name, dtype, machine, cores, settings...) -> the plan that `body` takes.
+        tensors: names of the tensor arguments; settings: names of the others.
+    """
+
+    body: Callable
+    reference: Callable
+    planner: Callable
+    tensors: tuple[str, ...]
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.body.__name__
+
+    @property
+    def __doc__(self):
+        return self.body.__doc__
+
+    def bind(self, *args, **kwargs) -> tuple[dict, dict]:
+        """(tensors by name, settings by name) of a call; absent tensors are left out."""
+        try:
+            bound = inspect.signature(self.body).bind_partial(*args, **kwargs)
+        except TypeError as error:
+            raise KernelError(f"{self.name}{inspect.signature(self.body)}: {error}") from None
+        tensors = {name: bound.arguments[name] for name in self.tensors if bound.arguments.get(name) is not None}
+        empty = inspect.Parameter.empty
+        parameters = inspect.signature(self.body).parameters
+        missing = [n for n in self.tensors if parameters[n].default is empty and n not in bound.arguments]
+        if missing:
+            raise KernelError(f"{self.name}: missing {', '.join(missing)}")
+        for name, tensor in tensors.items():
+            if not hasattr(tensor, "shape") or not hasattr(tensor, "dtype"):
+                raise KernelError(f"{self.name}: {name} must be an array or a Spec, got {type(tensor).__name__}")
+        dtypes = {name: dtype_name(tensor) for name, tensor in tensors.items()}
+        if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"bfloat16", "float32"}:
+            raise KernelError(f"{self.name}: all tensors must be bfloat16, or all float32, got {dtypes}")
+        return tensors, {name: bound.arguments[name] for name in self.settings if name in bound.arguments}
+
+    def plan(self, *args, target: str | Machine = "trn1", cores: int = 1, options: dict | None = None, **kwargs):
+        """The plan for these tensors (arrays or `Spec`s) on a machine. `options` restrict the search.
+
+        Raises:
+            PlanError: no block sizes fit: leave the layer to the compiler.
+        """
+        tensors, settings = self.bind(*args, **kwargs)
+        shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
+        dtype = dtype_name(next(iter(tensors.values())))
+        return self.planner(shapes, dtype, get_machine(target), cores, **settings, **(options or {}))
+
+    def __call__(self, *args, target: str | Machine = "trn1", cores: int = 1, plan=None, **kwargs):
+        """Runs the kernel: on the device where the Neuron SDK is, else in the simulator (NumPy in, NumPy out)."""
+        plan = plan or self.plan(*args, target=target, cores=cores, **kwargs)
+        if dialect.chosen() == "simulator":
+            from .simulator import simulate
+
+            result = simulate(self, *args, target=target, plan=plan, **kwargs)
+            return result.outputs[0] if len(result.outputs) == 1 else result.outputs
+        compiled = self.compiled
+        if plan.cores > 1:
+            from neuronxcc.nki.language import nc
+
+            compiled = compiled[nc(plan.cores)]
+        return compiled(*args, **kwargs, plan=plan)
+
+    @functools.cached_property
+    def compiled(self):
+        """The body under `nki.jit` of the SDK."""
+        found = dialect.find_neuronxcc()
+        if found is None:
+            raise KernelError(f"{self.name}: the Neuron SDK is not installed")
+        return found[0].jit(self.body)
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def kernel(reference: Callable, planner: Callable):
+    """Makes a function a `Kernel`. Its positional parameters are tensors, its keyword-only ones settings and `plan`."""
+
+    def decorate(body: Callable) -> Kernel:
+        parameters = inspect.signature(body).parameters.values()
+        made = Kernel(
+            body,
+            reference,
+            planner,
+            tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
+            tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "plan"),
+        )
+        KERNELS[made.name] = made
+        return made
+
+    return decorate

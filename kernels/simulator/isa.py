@@ -1,0 +1,253 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`neuronxcc.nki.isa` in NumPy: the instructions that kernels use, with the limits of the engines.
+
+Limits, buffers and data types are those of the docstrings of `nki.isa` (Neuron documentation, SDK 2.26.1).
+"""
+
+from enum import Enum
+
+import numpy as np
+
+from ..errors import SimulationError
+from . import signatures
+from .memory import Result, Tensor, View
+from .recorder import current
+from .signatures import documented
+from .trace import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
+
+
+class engine(Enum):  # noqa: N801
+    """The engines of a NeuronCore that an instruction can be given to."""
+
+    unknown = 0
+    tensor = 1
+    scalar = 2
+    gpsimd = 3
+    vector = 5
+
+
+_NAMES = {engine.tensor: TENSOR, engine.vector: VECTOR, engine.scalar: SCALAR, engine.gpsimd: GPSIMD}
+_TANH = np.float32(np.sqrt(2 / np.pi))
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-x))
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(_TANH * (x + np.float32(0.044715) * x**3)))
+
+
+ACTIVATIONS = {"silu": _silu, "gelu_apprx_tanh": _gelu_tanh, "copy": lambda x: x}
+
+
+def tile(value, name: str, *buffers: str) -> View | Result:
+    """An operand, in one of the buffers that the instruction can read or write."""
+    if isinstance(value, Tensor):
+        value = value[...]
+    if not isinstance(value, View | Result):
+        raise SimulationError(f"{name}: a tile is expected, got {type(value).__name__}")
+    if isinstance(value, Result):
+        value = value.tile()
+    if value.buffer not in buffers:
+        raise SimulationError(f"{name}: {value.label} is in {value.buffer}, and must be in {' or '.join(buffers)}")
+    return value
+
+
+def choose(wanted, name: str, *allowed: engine) -> str:
+    wanted = allowed[0] if wanted in (None, engine.unknown) else wanted
+    if wanted not in allowed:
+        raise SimulationError(f"{name}: runs on {' or '.join(e.name for e in allowed)}, not on {wanted}")
+    return _NAMES[wanted]
+
+
+def _no_psum_on_gpsimd(name: str, on: str, *tiles: View) -> None:
+    for operand in tiles:
+        if on == GPSIMD and operand.buffer == "psum":
+            raise SimulationError(f"{name}: GpSimdE has no access to PSUM, where {operand.label} is")
+
+
+def _partition_size(view: View) -> tuple[int, int]:
+    return view.shape[0], int(np.prod(view.shape[1:], dtype=int))
+
+
+def is_float(dtype: np.dtype) -> bool:
+    return np.dtype(dtype).name in ("float32", "bfloat16", "float16")
+
+
+@documented(signatures.isa.nc_matmul)
+def nc_matmul(stationary, moving, is_stationary_onezero=False, is_moving_onezero=False) -> Result:
+    """stationary.T @ moving, (N_stationary, N_moving) float32 in one PSUM bank."""
+    machine = current().machine
+    stationary = tile(stationary, "nc_matmul: stationary", "sbuf")
+    moving = tile(moving, "nc_matmul: moving", "sbuf")
+    (K, S), (K_moving, N) = _partition_size(stationary), _partition_size(moving)
+    both = f"stationary {stationary.label} and moving {moving.label}"
+    if K != K_moving:
+        raise SimulationError(f"nc_matmul: the partition sizes of {both} differ, {K} and {K_moving}")
+    if S > machine.stationary_max:
+        raise SimulationError(f"nc_matmul: the free size of the stationary operand is at most {machine.stationary_max}, {both}")
+    if N > machine.moving_max:
+        raise SimulationError(f"nc_matmul: the free size of the moving operand is at most {machine.moving_max}, {both}")
+    for operand in (stationary, moving):
+        if not is_float(operand.dtype):
+            raise SimulationError(f"nc_matmul: a floating-point operand is expected, {operand.label} is {operand.dtype}")
+    if (stationary.dtype == np.float32) != (moving.dtype == np.float32):
+        raise SimulationError(
+            f"nc_matmul: both operands are float32 or none is, stationary is {stationary.dtype}, moving {moving.dtype}"
+        )
+
+    def product(a, b):
+        return a.reshape(K, S).astype(np.float32).T @ b.reshape(K, N).astype(np.float32)
+
+    return current().emit(
+        "nc_matmul", TENSOR, [stationary, moving], (S, N), np.float32, "psum", product, fixed=True, flops=2 * K * S * N
+    )
+
+
+@documented(signatures.isa.nc_transpose)
+def nc_transpose(data, dtype=None, engine=None) -> Result:
+    """The transpose of a tile: on TensorE up to 128 x 128 from SBUF to PSUM, on VectorE up to 32 x 32."""
+    data = tile(data, "nc_transpose: data", "sbuf", "psum")
+    P, F = _partition_size(data)
+    small = P <= 32 and F <= 32
+    on = choose(engine, "nc_transpose", *((_E.vector, _E.tensor) if small else (_E.tensor, _E.vector)))
+    limit = 128 if on == TENSOR else 32
+    if max(P, F) > limit:
+        raise SimulationError(f"nc_transpose on {on}: at most {limit} x {limit}, got {data.label}")
+    if on == TENSOR and data.buffer != "sbuf":
+        raise SimulationError(f"nc_transpose on TensorE reads SBUF, {data.label} is in {data.buffer}")
+    if dtype is not None and np.dtype(dtype) != data.dtype:
+        raise SimulationError(f"nc_transpose: dtype {np.dtype(dtype)} of {data.dtype} would add a cast: copy the result instead")
+    flops, buffer = (2 * P * P * F, "psum") if on == TENSOR else (0, "sbuf")
+    return current().emit(
+        "nc_transpose", on, [data], (F, P), data.dtype, buffer, lambda a: a.reshape(P, F).T.copy(),
+        fixed=on == TENSOR, flops=flops, transpose=True,
+    )  # fmt: skip
+
+
+@documented(signatures.isa.activation)
+def activation(op, data, bias=None, scale=1.0, dtype=None) -> Result:
+    """op(data * scale + bias) in float32 on ScalarE; `bias` is a vector over the partitions."""
+    function = getattr(op, "activation", op)
+    if function not in ACTIVATIONS:
+        raise SimulationError(f"activation: unknown function {op!r}, the simulator has {', '.join(ACTIVATIONS)}")
+    data = tile(data, "activation: data", "sbuf", "psum")
+    operands = [data]
+    if bias is not None:
+        bias = tile(bias, "activation: bias", "sbuf", "psum")
+        if _partition_size(bias) != (data.shape[0], 1):
+            raise SimulationError(f"activation: bias must be a vector [{data.shape[0]}, 1], got {bias.label}")
+        operands.append(bias)
+    if not isinstance(scale, int | float):
+        raise SimulationError("activation: the simulator takes a number as scale")
+    dtype = np.dtype(dtype or data.dtype)
+
+    def compute(a, b=None):
+        x = a.astype(np.float32) * np.float32(scale)
+        if b is not None:
+            x = x + b.astype(np.float32).reshape(-1, *[1] * (x.ndim - 1))
+        return ACTIVATIONS[function](x).astype(dtype)
+
+    return current().emit(
+        "activation", SCALAR, operands, data.shape, dtype, "sbuf", compute, attributes={"op": function}
+    )
+
+
+_BINARY = {"add": np.add, "multiply": np.multiply}
+
+
+@documented(signatures.isa.tensor_tensor)
+def tensor_tensor(data1, data2, op, dtype=None, engine=None) -> Result:
+    """op(data1, data2), element by element, in float32, on VectorE or GpSimdE; not both operands in PSUM."""
+    function = getattr(op, "__name__", op)
+    if function not in _BINARY:
+        raise SimulationError(f"tensor_tensor: unknown op {op!r}, the simulator has {', '.join(_BINARY)}")
+    data1, data2 = (tile(d, f"tensor_tensor: data{i}", "sbuf", "psum") for i, d in ((1, data1), (2, data2)))
+    if _partition_size(data1) != _partition_size(data2):
+        raise SimulationError(f"tensor_tensor: the shapes of {data1.label} and {data2.label} differ")
+    if data1.buffer == data2.buffer == "psum":
+        raise SimulationError(f"tensor_tensor: {data1.label} and {data2.label} are both in PSUM, at most one may be")
+    on = choose(engine, "tensor_tensor", _E.vector, _E.gpsimd)
+    _no_psum_on_gpsimd("tensor_tensor", on, data1, data2)
+    dtype = np.dtype(dtype or max(data1.dtype, data2.dtype, key=lambda d: d.itemsize))
+    return current().emit(
+        "tensor_tensor", on, [data1, data2], data1.shape, dtype, "sbuf",
+        lambda a, b: _BINARY[function](a.astype(np.float32), b.reshape(a.shape).astype(np.float32)).astype(dtype),
+        attributes={"op": function},
+    )  # fmt: skip
+
+
+@documented(signatures.isa.tensor_copy)
+def tensor_copy(src, dtype=None, engine=None) -> Result:
+    """A copy on chip, through float32 where the data type changes."""
+    src = tile(src, "tensor_copy: src", "sbuf", "psum")
+    on = choose(engine, "tensor_copy", _E.vector, _E.scalar, _E.gpsimd)
+    _no_psum_on_gpsimd("tensor_copy", on, src)
+    dtype = np.dtype(dtype or src.dtype)
+    return current().emit(
+        "tensor_copy", on, [src], src.shape, dtype, "sbuf", lambda a: a.astype(np.float32).astype(dtype)
+    )
+
+
+@documented(signatures.isa.memset)
+def memset(shape, value, dtype, engine=None) -> Result:
+    """A tile that holds one number."""
+    on = choose(engine, "memset", _E.vector, _E.gpsimd)
+    return current().emit("memset", on, [], shape, dtype, "sbuf", lambda: np.full(shape, value, np.dtype(dtype)))
+
+
+def _runs(hbm: View, other: View) -> int:
+    """Bytes of one descriptor: what is contiguous in HBM and within a partition on chip."""
+    return min(hbm.contiguous(), other.contiguous()) * hbm.dtype.itemsize
+
+
+def load_view(src: View, transposed: bool = False) -> Result:
+    """The result of a DMA from HBM to SBUF."""
+    size = int(np.prod(src.shape, dtype=int)) * src.dtype.itemsize
+    return current().emit(
+        "load", DMA, [src], src.shape, src.dtype, "sbuf", lambda a: a.copy(),
+        fixed=True, hbm_read=size, run=src.contiguous() * src.dtype.itemsize,
+    )  # fmt: skip
+
+
+def store_view(dst: View, src: View) -> None:
+    """The DMA of a tile in SBUF to HBM."""
+    if dst.shape != src.shape:
+        raise SimulationError(f"store: {src.label} is stored to {dst.label}: the shapes differ")
+    if dst.dtype != src.dtype:
+        raise SimulationError(f"store: {src.dtype} is stored to {dst.dtype}: a DMA does not cast, copy the tile first")
+    size = int(np.prod(src.shape, dtype=int)) * src.dtype.itemsize
+    result = current().emit(
+        "store", DMA, [src], dst.shape, dst.dtype, "hbm", lambda a: a.copy(),
+        fixed=True, hbm_written=size, run=_runs(dst, src),
+    )  # fmt: skip
+    current().bind(result, dst)
+
+
+@documented(signatures.isa.dma_copy)
+def dma_copy(dst, src) -> None:
+    """A DMA between HBM and SBUF."""
+    dst, src = tile(dst, "dma_copy: dst", "sbuf", "hbm"), tile(src, "dma_copy: src", "sbuf", "hbm")
+    if (dst.buffer, src.buffer) == ("sbuf", "hbm"):
+        current().assign(dst, load_view(src))
+    elif (dst.buffer, src.buffer) == ("hbm", "sbuf"):
+        store_view(dst, src)
+    else:
+        raise SimulationError(f"dma_copy: the simulator copies between HBM and SBUF, got {src.buffer} to {dst.buffer}")
+
+
+_E = engine

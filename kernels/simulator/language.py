@@ -1,0 +1,173 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`neuronxcc.nki.language` in NumPy: memory, loops, indices, transfers, and the operations that stand for one instruction."""
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import SimulationError
+from . import isa, signatures
+from .index import Affine, Grid
+from .memory import DynamicSlice, ParDim, Result, Tensor, View
+from .recorder import current
+from .signatures import documented
+
+
+bfloat16, float16, float32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32)
+sbuf, psum, hbm, private_hbm, shared_hbm = "sbuf", "psum", "hbm", "private_hbm", "shared_hbm"
+par_dim = ParDim
+
+
+class tile_size:  # noqa: N801
+    pmax = 128
+    psum_fmax = 512
+    gemm_stationary_fmax = 128
+    gemm_moving_fmax = 512
+
+
+def _tensor(shape, dtype, buffer, name, zeros=False) -> Tensor:
+    buffer = sbuf if buffer is None else buffer
+    recorder = current()
+    if buffer not in (sbuf, psum, hbm, private_hbm, shared_hbm):
+        raise SimulationError(f"unknown buffer {buffer!r}")
+    if buffer in (sbuf, psum):
+        return Tensor(recorder, shape, dtype, buffer, name, zeros=zeros)
+    if zeros:
+        raise SimulationError("a tensor in HBM cannot be made with a value: store one")
+    if len(recorder.frames) > 1:
+        raise SimulationError("a tensor in HBM can only be made at the top level of a kernel, not inside a loop")
+    tensor = Tensor(recorder, shape, dtype, "hbm", name)
+    first = recorder.outputs.setdefault(tensor.allocation.key, tensor)  # all programs share it
+    tensor.data, tensor.written = first.data, first.written
+    return tensor
+
+
+@documented(signatures.language.ndarray)
+def ndarray(shape, dtype, buffer=None, name="") -> Tensor:
+    return _tensor(shape, dtype, buffer, name)
+
+
+@documented(signatures.language.zeros)
+def zeros(shape, dtype, buffer=None, name="") -> Tensor:
+    tensor = _tensor(shape, dtype, buffer, name, zeros=True)
+    if tensor.buffer == sbuf:  # in PSUM the first product of an accumulation overwrites, and zeros cost nothing
+        current().bind(isa.memset(tensor.shape, 0, tensor.dtype), tensor[...])
+    return tensor
+
+
+def _trips(args, name: str) -> int:
+    if len(args) != 1 or isinstance(args[0], Affine) or int(args[0]) < 0:
+        raise SimulationError(f"{name}: the simulator takes one number of iterations, got {args}")
+    return int(args[0])
+
+
+def _range(kind: str, args):
+    for variable in current().loop(kind, _trips(args, f"nl.{kind}_range")):
+        yield Affine(0, ((variable, 1),))
+
+
+@documented(signatures.language.affine_range)
+def affine_range(*args):
+    return _range("affine", args)
+
+
+@documented(signatures.language.sequential_range)
+def sequential_range(*args):
+    return _range("sequential", args)
+
+
+@documented(signatures.language.static_range)
+def static_range(*args):
+    return range(*args)
+
+
+@documented(signatures.language.arange)
+def arange(*args) -> Grid:
+    start, stop = (0, args[0]) if len(args) == 1 else args
+    return Grid(Affine(int(start)), ((1, int(stop) - int(start)),))
+
+
+@documented(signatures.language.ds)
+def ds(start, size) -> DynamicSlice:
+    return DynamicSlice(start, size)
+
+
+@documented(signatures.language.program_id)
+def program_id(axis):
+    if axis != 0:
+        raise SimulationError(f"program_id: the grid has one axis, got axis {axis}")
+    frame = current().frames[0]
+    return Affine(0, ((frame.variable, 1),)) if frame.variable.trips > 1 else Affine()
+
+
+@documented(signatures.language.num_programs)
+def num_programs(axes=None) -> int:
+    return current().programs
+
+
+@documented(signatures.language.load)
+def load(src, dtype=None) -> Result:
+    src = isa.tile(src, "load: src", "hbm")
+    if dtype is not None and np.dtype(dtype) != src.dtype:
+        raise SimulationError(f"load: {src.dtype} is loaded as {np.dtype(dtype)}: load it as it is, then copy")
+    if src.shape[0] > current().machine.partitions:
+        raise SimulationError(f"load: {src.label} has {src.shape[0]} partitions, at most {current().machine.partitions}")
+    return isa.load_view(src)
+
+
+@documented(signatures.language.store)
+def store(dst, value) -> None:
+    isa.store_view(isa.tile(dst, "store: dst", "hbm"), isa.tile(value, "store: value", "sbuf"))
+
+
+@documented(signatures.language.load_transpose2d)
+def load_transpose2d(src, dtype=None) -> View:
+    """Modelled as a load, a transpose on TensorE, and its way out of PSUM."""
+    return isa.tensor_copy(isa.nc_transpose(load(src), engine=isa.engine.tensor), dtype=dtype)
+
+
+@documented(signatures.language.matmul)
+def matmul(x, y, transpose_x=False) -> Result:
+    if not transpose_x:
+        raise SimulationError("matmul: give x transposed and transpose_x=True: a transpose is an instruction of its own")
+    return isa.nc_matmul(x, y)
+
+
+@documented(signatures.language.copy)
+def copy(src, dtype=None) -> Result:
+    return isa.tensor_copy(src, dtype=dtype)
+
+
+@documented(signatures.language.add)
+def add(x, y, dtype=None) -> Result:
+    return isa.tensor_tensor(x, y, op=np.add, dtype=dtype)
+
+
+@documented(signatures.language.multiply)
+def multiply(x, y, dtype=None) -> Result:
+    return isa.tensor_tensor(x, y, op=np.multiply, dtype=dtype)
+
+
+@documented(signatures.language.silu)
+def silu(x, dtype=None) -> Result:
+    return isa.activation("silu", x, dtype=dtype)
+
+
+@documented(signatures.language.gelu_apprx_tanh)
+def gelu_apprx_tanh(x, dtype=None) -> Result:
+    return isa.activation("gelu_apprx_tanh", x, dtype=dtype)
+
+
+# Functions double as the `op` of nisa.activation and nisa.tensor_tensor.
+silu.activation, gelu_apprx_tanh.activation, copy.activation = "silu", "gelu_apprx_tanh", "copy"

@@ -1,0 +1,307 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tensors and the regions of them that instructions read and write.
+
+On chip the first dimension is the partition; every region is an access pattern (a symbolic offset, and a stride and a size
+per dimension), which is what an instruction of the hardware carries.
+"""
+
+import math
+
+import numpy as np
+
+from ..errors import SimulationError
+from .index import Affine, Grid
+from .trace import Operand
+
+
+ON_CHIP = ("sbuf", "psum")
+
+
+class DynamicSlice:
+    """`nl.ds(start, size)`: `size` elements from a symbolic start."""
+
+    def __init__(self, start, size):
+        if isinstance(size, Affine):
+            raise SimulationError("nl.ds: the size must be a number, got a loop index")
+        self.start, self.size = Affine.of(start), int(size)
+
+
+class ParDim(int):
+    """`nl.par_dim(n)`: the partition dimension of a shape."""
+
+
+def _describe(shape) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+class Tensor:
+    """Memory in one buffer: sbuf, psum or hbm. Fresh floating-point memory holds NaN, and remembers what was written."""
+
+    def __init__(self, recorder, shape, dtype, buffer, name="", data=None, zeros=False, argument=False):
+        self.recorder, self.buffer = recorder, buffer
+        self.shape, self.dtype = tuple(int(n) for n in shape), np.dtype(dtype)
+        self.argument = argument
+        if buffer in ON_CHIP and len(self.shape) < 2:
+            raise SimulationError(f"a tile in {buffer} needs a partition and a free dimension, got {_describe(self.shape)}")
+        if any(n < 1 for n in self.shape):
+            raise SimulationError(f"a tensor's dimensions must be positive, got {_describe(self.shape)}")
+        if buffer in ON_CHIP and any(isinstance(n, ParDim) for n in tuple(shape)[1:]):
+            raise SimulationError(f"the leading dimension must be the partition dimension, got par_dim later in {_describe(self.shape)}")
+        machine = recorder.machine
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if buffer in ON_CHIP:
+            if self.shape[0] > machine.partitions:
+                raise SimulationError(
+                    f"a tile {_describe(self.shape)} in {buffer} has {self.shape[0]} partitions: at most {machine.partitions}"
+                )
+            size //= self.shape[0]
+            limit = machine.sbuf_partition if buffer == "sbuf" else machine.psum_partition
+            if size > limit:
+                raise SimulationError(
+                    f"a tile {_describe(self.shape)} of {self.dtype} takes {size} bytes per partition: {buffer} of"
+                    f" {machine.name} has {limit}"
+                )
+        self.strides = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+        self.allocation = recorder.allocate(name, self.shape, str(self.dtype), buffer, size)
+        self.scope = recorder.scope()
+        self.data = self.written = None
+        if not recorder.dry:
+            if data is not None:
+                self.data = np.ascontiguousarray(data)
+            elif zeros:
+                self.data = np.zeros(self.shape, self.dtype)
+            else:
+                poison = np.nan if self.dtype.kind in "fV" else 0
+                self.data = np.full(self.shape, poison, self.dtype)
+            self.written = np.full(self.shape, zeros or data is not None, np.uint8)
+
+    @property
+    def label(self) -> str:
+        return f"{self.allocation.name or self.buffer}{_describe(self.shape)}"
+
+    def reshape(self, shape) -> "Tensor":
+        """The same HBM memory under another shape."""
+        if self.buffer != "hbm":
+            raise SimulationError(f"only HBM tensors are reshaped, {self.label} is in {self.buffer}")
+        if math.prod(shape) != math.prod(self.shape):
+            raise SimulationError(f"cannot reshape {self.label} to {_describe(shape)}")
+        other = object.__new__(Tensor)
+        other.__dict__.update(self.__dict__)
+        other.shape = tuple(shape)
+        other.strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        if self.data is not None:
+            other.data, other.written = self.data.reshape(shape), self.written.reshape(shape)
+        return other
+
+    def __getitem__(self, key) -> "View":
+        return View(self, key)
+
+    def __setitem__(self, key, value) -> None:
+        view = View(self, key)
+        if isinstance(value, View) and value.accumulated and value.key == view.key:
+            return  # the set of `tensor[key] += result`, which has happened
+        self.recorder.assign(view, value)
+
+    def __iadd__(self, value):
+        self[...] += value
+        return self
+
+    def __bool__(self):
+        raise SimulationError("the truth value of a tensor is not known when the kernel is traced")
+
+
+class View:
+    """A region of a tensor."""
+
+    def __init__(self, tensor: Tensor, key):
+        self.tensor, self.accumulated = tensor, False
+        tensor.recorder.check_scope(tensor)
+        key = key if isinstance(key, tuple) else (key,)
+        if any(item is Ellipsis for item in key):
+            at = next(i for i, item in enumerate(key) if item is Ellipsis)
+            key = (*key[:at], *[slice(None)] * (len(tensor.shape) - len(key) + 1), *key[at + 1 :])
+        if len(key) > len(tensor.shape):
+            raise SimulationError(f"{tensor.label} is indexed with {len(key)} indices")
+        key = (*key, *[slice(None)] * (len(tensor.shape) - len(key)))
+        grids = [item for item in key if isinstance(item, Grid)]
+        if grids and any(isinstance(item, slice | DynamicSlice) for item in key):
+            raise SimulationError(f"{tensor.label}: slices and nl.arange indices cannot be mixed")
+        offset, dims, self.partition = Affine(), [], Affine()
+        advanced = sum(grids, Grid(Affine(), ((0, 1),) * len(grids[0].axes))) if grids else None
+        sizes = [n for _, n in advanced.axes] if grids else []
+        strides = [0] * len(sizes)
+        for axis, (item, extent, stride) in enumerate(zip(key, tensor.shape, tensor.strides, strict=True)):
+            low, high, start = self._extent(item, extent, axis)
+            if low < 0 or high >= extent:
+                raise SimulationError(
+                    f"out of bounds: index range [{low}, {high}] of dimension {axis} of {tensor.label}, which has {extent}"
+                )
+            offset = offset + start * stride
+            if axis == 0:
+                self.partition = start
+            if isinstance(item, Grid):
+                strides = [s + c * stride for s, (c, _) in zip(strides, item.axes, strict=True)]
+                if tensor.buffer in ON_CHIP and axis == 0 and any(c for c, _ in item.axes[1:]):
+                    raise SimulationError(f"{tensor.label}: the partition index must lie on the first axis")
+            elif isinstance(item, slice):
+                step = 1 if item.step is None else item.step
+                dims.append((stride * step, self._length))
+            elif isinstance(item, DynamicSlice):
+                dims.append((stride, item.size))
+            elif axis == 0 and tensor.buffer in ON_CHIP:
+                raise SimulationError(f"{tensor.label}: an integer drops the partition dimension, take a slice of one")
+        self.offset = offset
+        self.dims = tuple(zip(strides, sizes, strict=True)) if grids else tuple(dims)
+        if tensor.buffer in ON_CHIP:
+            first, step = self.dims[0][0], tensor.strides[0]
+            if self.dims[0][1] > 1 and first != step:
+                raise SimulationError(f"{tensor.label}: the partitions of a region must follow each other")
+            if self.partition.terms or self.partition.constant % 32:
+                raise SimulationError(
+                    f"{tensor.label}: a region must start at partition 0, 32, 64 or 96, got {self.partition!r}"
+                )
+
+    def _extent(self, item, extent: int, axis: int) -> tuple[int, int, Affine]:
+        """Lowest and highest index over all iterations, and the symbolic start."""
+        if isinstance(item, Grid):
+            span = sum(c * (n - 1) for c, n in item.axes if c > 0)
+            below = sum(c * (n - 1) for c, n in item.axes if c < 0)
+            return item.base.low + below, item.base.high + span, item.base
+        if isinstance(item, DynamicSlice):
+            return item.start.low, item.start.high + item.size - 1, item.start
+        if isinstance(item, slice):
+            start = Affine.of(0 if item.start is None else item.start)
+            stop = Affine.of(extent if item.stop is None else item.stop)
+            if not start.terms and start.constant < 0 or not stop.terms and stop.constant < 0:
+                raise SimulationError(f"{self.tensor.label}: negative indices are not supported, got {item}")
+            length = stop - start
+            if length.terms:
+                raise SimulationError(f"{self.tensor.label}: the length of slice {item} depends on a loop index")
+            self._length = -(-length.constant // (item.step or 1))
+            if length.constant < 1:
+                raise SimulationError(f"{self.tensor.label}: slice {item} of dimension {axis} is empty")
+            return start.low, start.high + (self._length - 1) * (item.step or 1), start
+        start = Affine.of(item)
+        return start.low, start.high, start
+
+    @property
+    def recorder(self):
+        return self.tensor.recorder
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(size for _, size in self.dims)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensor.dtype
+
+    @property
+    def buffer(self) -> str:
+        return self.tensor.buffer
+
+    @property
+    def label(self) -> str:
+        return f"{self.tensor.allocation.name or self.buffer}{_describe(self.shape)}"
+
+    @property
+    def key(self) -> tuple:
+        return (self.tensor.allocation.key, self.offset.key, self.dims, str(self.dtype))
+
+    def contiguous(self, skip: int = 1) -> int:
+        """Elements that lie in a row, over the dimensions after the first `skip`."""
+        run, expected = 1, 1
+        for stride, size in reversed(self.dims[skip:]):
+            if size > 1 and stride != expected:
+                break
+            run *= size
+            expected *= size
+        return run
+
+    def operand(self) -> Operand:
+        return Operand(
+            self.tensor.allocation, self.shape, str(self.dtype), self.buffer, self.offset.key, self.contiguous()
+        )
+
+    def _array(self, base: np.ndarray) -> np.ndarray:
+        item = base.itemsize
+        return np.ndarray(
+            self.shape, base.dtype, base, self.offset.value * item, tuple(stride * item for stride, _ in self.dims)
+        )
+
+    def read(self) -> np.ndarray:
+        """The region's values; refuses a region that was not written as a whole."""
+        if not self._array(self.tensor.written).all():
+            raise SimulationError(f"{self.label} of {self.tensor.label} is read, but was never written as a whole")
+        return self._array(self.tensor.data)
+
+    def write(self, values: np.ndarray) -> None:
+        written = self._array(self.tensor.written)
+        if self.buffer == "hbm":
+            if self.tensor.argument:
+                raise SimulationError(f"{self.tensor.label} is an argument of the kernel, which may not be written")
+            if written.any():
+                raise SimulationError(f"{self.label} of {self.tensor.label}: an element in HBM is written twice")
+        written[...] = 1
+        self._array(self.tensor.data)[...] = values
+
+    def __iadd__(self, value):
+        self.recorder.accumulate(self, value)
+        self.accumulated = True
+        return self
+
+    def __getitem__(self, key):
+        if key is Ellipsis:
+            return self
+        raise SimulationError(f"{self.label}: index the tensor once, not a region of it")
+
+    def __setitem__(self, key, value):
+        if key is not Ellipsis:
+            raise SimulationError(f"{self.label}: index the tensor once, not a region of it")
+        if isinstance(value, View) and value.accumulated and value.key == self.key:
+            return
+        self.recorder.assign(self, value)
+
+    def __bool__(self):
+        raise SimulationError("the truth value of a tensor is not known when the kernel is traced")
+
+
+class Result:
+    """What an instruction gives before it is assigned: assigning it costs nothing, using it makes it a tile."""
+
+    def __init__(self, recorder, instruction, shape, dtype, buffer, values, fixed=False):
+        self.recorder, self.instruction = recorder, instruction
+        self.shape, self.dtype, self.buffer, self.values = tuple(shape), np.dtype(dtype), buffer, values
+        self.fixed = fixed  # the buffer that the engine writes cannot be chosen
+        self.view: View | None = None
+
+    @property
+    def label(self) -> str:
+        return f"the result of {self.instruction.name}{_describe(self.shape)}"
+
+    def tile(self) -> View:
+        """A tile of its own for a result that is used without having been assigned."""
+        if self.view is None:
+            tensor = Tensor(self.recorder, self.shape, self.dtype, self.buffer, name=self.instruction.name)
+            self.recorder.bind(self, tensor[...])
+        return self.view
+
+    def __getitem__(self, key) -> View:
+        view = self.tile()
+        return view if key is Ellipsis else view.tensor[key]
+
+    def __bool__(self):
+        raise SimulationError("the truth value of a tile is not known when the kernel is traced")
+
