@@ -28,9 +28,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-tests style_check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
 
-# The suite with the numpy at which the Neuron SDK holds its users, in an environment of its own. pandas 3 needs numpy 2.
+# The suite with the numpy at which the Neuron SDK holds its users, in an environment of its own. pandas 3 and ml_dtypes 0.6
+# need numpy 2.
 test-numpy1:
-	$(MAKE) test VENV=.venv-numpy1 OVERRIDES='numpy==1.26.4 pandas==2.3.3 pyarrow==21.0.0'
+	$(MAKE) test VENV=.venv-numpy1 OVERRIDES='numpy==1.26.4 pandas==2.3.3 pyarrow==21.0.0 ml_dtypes==0.5.4'
 
 style: $(VENV)/.installed-tests
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))

@@ -146,12 +146,16 @@ class Beta1:
         dst.tensor[dst.index] += self.nisa.nc_matmul(stationary, moving)
 
     def transpose(self, dst: Destination, src) -> None:
-        """Transposes a tile of at most 128 x 128 in SBUF into PSUM, on the tensor engine."""
-        dst.tensor[dst.index] = self.nisa.nc_transpose(src, engine=self.nisa.engine.tensor)
+        """Transposes a tile of at most 128 x 128 in SBUF into PSUM of `transposed_dtype`, on the tensor engine."""
+        dst.tensor[dst.index] = self.nisa.nc_transpose(src, engine=self.nisa.tensor_engine)
+
+    def transposed_dtype(self, dtype):
+        """What the tensor engine writes when it transposes: float32 on NeuronCore-v2, the data as it is on later ones."""
+        return self.float32 if self.nisa.get_nc_version() == self.nisa.nc_version.gen2 else dtype
 
     def copy(self, dst: Destination, src, engine: str = "vector") -> None:
         """Copies on chip, to the data type of the destination."""
-        engine = getattr(self.nisa.engine, engine)
+        engine = {"vector": self.nisa.vector_engine, "scalar": self.nisa.scalar_engine}[engine]
         dst.tensor[dst.index] = self.nisa.tensor_copy(src, dtype=dst.tensor.dtype, engine=engine)
 
     def activate(self, dst: Destination, function: str, src) -> None:

@@ -75,5 +75,7 @@ def current():
 
     found = find_neuronxcc()
     if found is None:
-        raise DialectError("no NKI is running this kernel: call it through simulate(), or on a machine with the Neuron SDK")
+        raise DialectError(
+            "no NKI is running this kernel: call it through simulate(), or on a machine with the Neuron SDK"
+        )
     return Beta1(*found[1:])

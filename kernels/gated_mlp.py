@@ -46,9 +46,7 @@ def activated(nk, sums, extent: int, M: int, activation: str, destination) -> No
 
 
 @kernel(mlp_up_reference, plan_mlp_up)
-def mlp_up(
-    x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activation="silu", x_transposed=False, plan
-):
+def mlp_up(x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activation="silu", x_transposed=False, plan):
     """h^T = (activation(X gate) * (X up))^T: the first half of the MLP, up to where tensor parallelism may cut.
 
     The paper's Algorithm 2 (NeuronMM, arXiv 2510.25977).
@@ -73,9 +71,7 @@ def mlp_up(
 
         def finish(sums, start, base, extent, rows=rows):
             h = nk.sbuf((P, tiles(extent), rows.size), hT.dtype)
-            activated(
-                nk, sums, extent, rows.size, activation, lambda p, t, n: to(h)[0:p, nk.ds(t, n), 0 : rows.size]
-            )
+            activated(nk, sums, extent, rows.size, activation, lambda p, t, n: to(h)[0:p, nk.ds(t, n), 0 : rows.size])
             for p, t, count in regions(extent):
                 source = h[0:p, nk.ds(t, count), 0 : rows.size]
                 nk.store_tiles(hT, source, columns.start + start + t * P, count, rows, p)
@@ -100,7 +96,11 @@ def _intermediate(nk, x, rows, gate, up, biases, activation, plan, x_transposed)
 
 
 def _last_product(nk, h: Strip, down, down_v, bias, plan) -> Product:
-    return Product(h, down, bias) if down_v is None else Product(project(nk, h, down, plan.stages["down_u"]), down_v, bias)
+    return (
+        Product(h, down, bias)
+        if down_v is None
+        else Product(project(nk, h, down, plan.stages["down_u"]), down_v, bias)
+    )
 
 
 @kernel(mlp_reference, plan_mlp)
@@ -173,7 +173,7 @@ def mlp_decode(
     columns_on_partitions(nk, [last], nk.block(0, H), plan.stages["down"], finish)
     out = nk.sbuf((P, H), x.dtype)
     for k in nk.blocks(H, P):
-        bank = nk.psum((P, P), x.dtype)
+        bank = nk.psum((P, P), nk.transposed_dtype(x.dtype))
         nk.transpose(to(bank)[0:M, 0 : k.size], yT[0 : k.size, k.index, 0:M])
         nk.copy(to(out)[0:M, k.ds], bank[0:M, 0 : k.size])
     nk.store(y[0:M, 0:H], out[0:M, 0:H])

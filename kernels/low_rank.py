@@ -16,7 +16,7 @@
 from .dialect import current
 from .kernel import kernel
 from .parts import Product, Strip, load_strip, project, project_by_parts, regions, rows_on_partitions
-from .plan import plan_low_rank, shares
+from .plan import plan_low_rank, plan_low_rank_sequential, shares
 from .reference import low_rank_matmul
 
 
@@ -30,7 +30,7 @@ def entered(nk, x, rows, weights, plan, stages, transposed) -> tuple[list[Strip]
     return [project(nk, X, w, how) for w, how in zip(weights, blocks, strict=True)], X
 
 
-@kernel(low_rank_matmul, plan_low_rank)
+@kernel(low_rank_matmul, plan_low_rank_sequential)
 def low_rank_sequential(x, u, v, bias=None, *, x_transposed=False, plan):
     """Y = X U V + bias in two products, the intermediate through HBM: what two kernels in a row do.
 

@@ -49,7 +49,9 @@ class Machine:
     psum_bank: int = 2 * KIB  # per partition
     stationary_max: int = 128  # free size of the stationary operand of nc_matmul
     moving_max: int = 512  # free size of its moving operand
-    spill_fraction: float = 0.9  # of SBUF that may be live before the compiler is expected to spill (observed, not documented)
+    spill_fraction: float = (
+        0.9  # of SBUF that may be live before the compiler is expected to spill (observed, not documented)
+    )
 
     @property
     def sbuf(self) -> int:

@@ -117,7 +117,7 @@ def load_strip(nk, x, rows, features, chunk: int, transposed: bool) -> Strip:
 def transpose_tiles(nk, dst, base, src, features: int, m) -> None:
     """Transposes src (m rows, features) into dst[:, base + t, m], four tiles to a PSUM bank."""
     for g in nk.blocks(features, F):
-        bank = nk.psum((P, F // P, P), dst.dtype)
+        bank = nk.psum((P, F // P, P), nk.transposed_dtype(dst.dtype))
         for k in nk.blocks(g.size, P):
             nk.transpose(to(bank)[0 : k.size, k.index, 0 : m.size], src[0 : m.size, nk.ds(g.start + k.start, k.size)])
         for p, first, count in regions(g.size):
@@ -252,7 +252,7 @@ def project(nk, strip: Strip, weight, blocks: Blocks) -> Strip:
     N, pieces = weight.shape[1], []
     for first in range(0, N, blocks.width):
         size = min(blocks.width, N - first)
-        tile = nk.sbuf((P, tiles(size), strip.M), strip.dtype)
+        tile = nk.sbuf((P, tiles(size), strip.M), strip.dtype, name="resident")
 
         def finish(sums, start, base, extent, tile=tile):
             for p, t, count in regions(extent):
@@ -264,7 +264,9 @@ def project(nk, strip: Strip, weight, blocks: Blocks) -> Strip:
     return Strip(tuple(pieces), N, strip.M, strip.dtype)
 
 
-def project_by_parts(nk, x, rows, weights, part: int, chunk: int, transposed: bool, blocks: list[Blocks]) -> list[Strip]:
+def project_by_parts(
+    nk, x, rows, weights, part: int, chunk: int, transposed: bool, blocks: list[Blocks]
+) -> list[Strip]:
     """`project` of several weights where the strip of X does not fit: X comes `part` features at a time.
 
     Each part's sums are whole in PSUM and are added to float32 sums in SBUF, which become X's data type once, at the end.
@@ -287,7 +289,7 @@ def project_by_parts(nk, x, rows, weights, part: int, chunk: int, transposed: bo
     strips = []
     for total, w in zip(sums, weights, strict=True):
         r = w.shape[1]
-        tile = nk.sbuf((P, tiles(r), M), x.dtype)
+        tile = nk.sbuf((P, tiles(r), M), x.dtype, name="resident")
         for p, t, count in regions(r):
             nk.copy(to(tile)[0:p, t : t + count, 0:M], total[0:p, t : t + count, 0:M])
         strips.append(Strip((Piece(tile, 0, r),), r, M, x.dtype))

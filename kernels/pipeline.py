@@ -61,7 +61,15 @@ def _mlp_two_kernels(
         h^T = mlp_up(X, gate, up)
         Y = low_rank_fused(h^T, Ud, Vd), or matmul(h^T, down) where down is dense
     """
-    halves = {"x": x, "gate": gate, "gate_v": gate_v, "up": up, "up_v": up_v, "gate_bias": gate_bias, "up_bias": up_bias}
+    halves = {
+        "x": x,
+        "gate": gate,
+        "gate_v": gate_v,
+        "up": up,
+        "up_v": up_v,
+        "gate_bias": gate_bias,
+        "up_bias": up_bias,
+    }
     hT = yield mlp_up, halves, {"activation": activation, "x_transposed": x_transposed}
     if down_v is None:
         yield matmul, {"x": hT, "w": down, "bias": down_bias}, {"x_transposed": True}

@@ -38,6 +38,22 @@ class engine(Enum):  # noqa: N801
     vector = 5
 
 
+tensor_engine, vector_engine, scalar_engine, gpsimd_engine = engine.tensor, engine.vector, engine.scalar, engine.gpsimd
+
+
+class nc_version(Enum):  # noqa: N801
+    """Generations of the NeuronCore."""
+
+    gen2 = 2
+    gen3 = 3
+    gen4 = 4
+
+
+@documented(signatures.isa.get_nc_version)
+def get_nc_version() -> nc_version:
+    return nc_version(int(current().machine.core[-1]))
+
+
 _NAMES = {engine.tensor: TENSOR, engine.vector: VECTOR, engine.scalar: SCALAR, engine.gpsimd: GPSIMD}
 _TANH = np.float32(np.sqrt(2 / np.pi))
 
@@ -130,11 +146,13 @@ def nc_transpose(data, dtype=None, engine=None) -> Result:
         raise SimulationError(f"nc_transpose on {on}: at most {limit} x {limit}, got {data.label}")
     if on == TENSOR and data.buffer != "sbuf":
         raise SimulationError(f"nc_transpose on TensorE reads SBUF, {data.label} is in {data.buffer}")
-    if dtype is not None and np.dtype(dtype) != data.dtype:
-        raise SimulationError(f"nc_transpose: dtype {np.dtype(dtype)} of {data.dtype} would add a cast: copy the result instead")
+    # TensorE of NeuronCore-v2 writes float32; later ones pass the data through.
+    native = np.dtype(np.float32) if on == TENSOR and get_nc_version() is nc_version.gen2 else data.dtype
+    if dtype is not None and np.dtype(dtype) != native:
+        raise SimulationError(f"nc_transpose: the result of {data.label} is {native}, {np.dtype(dtype)} would add a cast")
     flops, buffer = (2 * P * P * F, "psum") if on == TENSOR else (0, "sbuf")
     return current().emit(
-        "nc_transpose", on, [data], (F, P), data.dtype, buffer, lambda a: a.reshape(P, F).T.copy(),
+        "nc_transpose", on, [data], (F, P), native, buffer, lambda a: a.reshape(P, F).T.astype(native),
         fixed=on == TENSOR, flops=flops, transpose=True,
     )  # fmt: skip
 

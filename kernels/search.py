@@ -1,0 +1,242 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The search for block sizes: what a kernel holds on chip phase by phase, and what its transfers cost.
+
+Bytes of SBUF are counted per partition. A choice is judged by the larger of two times, of the products on the tensor engine
+and of the transfers, where a descriptor below 2 KiB costs as much as one of 2 KiB: that ratio of 2.1 between runs of 1 KiB
+and saturation is what the matrix multiplication tutorial of the Neuron documentation measures on trn1.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from .machine import Machine
+from .parts import Blocks, F, P, pitch, tiles
+
+
+EFFICIENT_RUN = 2048  # bytes
+
+
+def moved(size: int, run: int) -> float:
+    """Bytes that `size` bytes in descriptors of `run` bytes cost as much as."""
+    return size * max(1.0, EFFICIENT_RUN / run)
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def sizes(extent: int, exact: bool) -> list[int]:
+    """Sizes of blocks of a dimension, in whole tiles: dividing it if `exact`, since it is the rank; the whole of it too."""
+    count = tiles(extent)
+    if exact:
+        steps = divisors(count) if extent % P == 0 else [1]
+    else:
+        steps = {2**i for i in range(12)} | set(divisors(count))
+    return sorted({min(n * P, extent) for n in (*steps, count) if n <= count})
+
+
+def strips(M: int) -> list[int]:
+    """Rows of a strip, largest first: M in 1, 2, 3 ... strips of nearly equal size, in whole tiles."""
+    return sorted({min(M, P * tiles(-(-M // n))) for n in range(1, tiles(M) + 1)}, reverse=True)
+
+
+def pieces(extent: int, width: int) -> tuple[int, ...]:
+    return tuple(min(width, extent - first) for first in range(0, extent, width))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a phase holds on top of what stays: bytes per partition, without and with second buffers, and PSUM banks."""
+
+    single: int = 0
+    buffered: int = 0
+    banks: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A weight to be streamed, or several of the same N side by side.
+
+    Attributes:
+        form: "columns" of the weight on the partitions, or "rows" of the activations.
+        contractions: per weight, the pieces of its K.
+        N, M: columns of the weights, rows of the strip.
+        exact: "width" or "depth" must divide its dimension, which is the rank.
+        working, stored: bytes per partition that a tile of a group needs beside the weights, as a buffer and as one to store.
+        biased: a bias is added.
+    """
+
+    name: str
+    form: str
+    contractions: tuple[tuple[int, ...], ...]
+    N: int
+    M: int
+    itemsize: int
+    exact: tuple[str, ...] = ()
+    working: int = 0
+    stored: int = 0
+    biased: bool = False
+
+    def _whole(self, depth: int) -> bool:
+        return all(depth >= sum(parts) for parts in self.contractions)
+
+    def held(self, b: Blocks) -> Held:
+        weights = 0
+        for parts in self.contractions:
+            count = sum(map(tiles, parts)) if b.depth >= sum(parts) else max(tiles(min(b.depth, k)) for k in parts)
+            weights += count * b.width * self.itemsize
+        bias = len(self.contractions) * b.width * self.itemsize if self.biased else 0
+        ones = self.M * self.itemsize if self.biased else 0
+        row = pitch(self.M if self.form == "columns" else b.width)
+        stored = b.group * (self.stored if self.form == "columns" else b.width * self.itemsize)
+        single = weights + bias + ones + b.group * self.working + stored
+        banks = len(self.contractions) * -(-b.group * row // F)
+        return Held(single, single + weights + bias + stored, banks)
+
+    def candidates(self) -> Iterator[Blocks]:
+        K = max(map(sum, self.contractions))
+        for width, depth in product(sizes(self.N, "width" in self.exact), sizes(K, "depth" in self.exact)):
+            covered = tiles(width if self.form == "columns" else self.M)
+            whole = self._whole(depth)
+            for group in divisors(covered) if whole else [covered]:
+                yield Blocks(width, depth, group)
+
+    def choose(self, machine: Machine, stays: Callable[[Blocks], int]) -> tuple[Blocks, Held] | None:
+        """The best blocks that fit beside what stays: efficient descriptors, PSUM in two halves, few and large transfers."""
+        best = None
+        for b in self.candidates():
+            held = self.held(b)
+            if held.banks > machine.psum_banks or stays(b) + held.buffered > machine.sbuf_budget:
+                continue
+            run = min(b.width * self.itemsize, EFFICIENT_RUN)
+            overlap = 2 * held.banks <= machine.psum_banks  # one half is emptied while the other is filled
+            emptied = min(b.group * self.M, 4 * F)  # numbers per partition that leave PSUM at once
+            score = (run, overlap, emptied, min(tiles(b.depth) * b.width, 2**13), -held.buffered)
+            if best is None or score > best[0]:
+                best = score, b, held
+        return best and best[1:]
+
+    def cost(self, b: Blocks) -> float:
+        size = sum(map(sum, self.contractions)) * self.N * self.itemsize
+        return moved(size, b.width * self.itemsize)
+
+
+class Search:
+    """The phases of one kernel with strips of one size: what was chosen, the most that is held, and what is moved per strip."""
+
+    def __init__(self, machine: Machine, itemsize: int, M: int):
+        self.machine, self.itemsize, self.M = machine, itemsize, M
+        self.stages: dict[str, Blocks] = {}
+        self.single = self.buffered = self.banks = 0
+        self.moved = 0.0
+        self.vector = 0.0  # cycles of VectorE for sums in SBUF
+        self.chunk = 0
+        self.fits = True
+
+    def strip(self, features: int) -> int:
+        """Bytes per partition of a strip of activations."""
+        return tiles(features) * self.M * self.itemsize
+
+    def hold(self, stays: int, held: Held = Held()) -> None:  # noqa: B008
+        self.single = max(self.single, stays + held.single)
+        self.buffered = max(self.buffered, stays + held.buffered)
+        self.banks = max(self.banks, held.banks)
+        self.fits = self.fits and self.buffered <= self.machine.sbuf_budget and self.banks <= self.machine.psum_banks
+
+    def stage(self, stage: Stage, stays: int | Callable[[Blocks], int]) -> Blocks | None:
+        """Chooses the blocks of a stage beside what stays on chip (which may depend on them)."""
+        beside = stays if callable(stays) else lambda b: stays
+        chosen = stage.choose(self.machine, beside)
+        if chosen is None:
+            self.fits = False
+            return None
+        blocks, held = chosen
+        self.stages[stage.name] = blocks
+        self.moved += stage.cost(blocks)
+        self.hold(beside(blocks), held)
+        return blocks
+
+    def load(self, features: int, stays: int, transposed: bool) -> None:
+        """The transfer of a strip of activations beside what stays; settles the features of one transfer."""
+        s, strip = self.itemsize, self.strip(features)
+        if transposed:
+            self.chunk = features
+            self.hold(stays + strip)
+            run = self.M * s
+        else:
+            for self.chunk in (4096, 2048, 1024, F):
+                raw = min(self.chunk, features) * s
+                if stays + strip + 2 * raw <= self.machine.sbuf_budget:
+                    break
+            self.hold(stays, Held(strip + raw, strip + 2 * raw, 1))
+            run = raw
+        self.moved += moved(self.M * features * s, run)
+
+    def enter(
+        self, K: int, weights: dict[str, int], transposed: bool, part: int, keep: bool
+    ) -> dict[str, tuple[int, ...]]:
+        """X W for each weight (stage: rank), X resident or `part` features at a time; returns the pieces of each product.
+
+        keep: X is needed afterwards as well.
+        """
+        if part:
+            return self._enter_by_parts(K, weights, transposed, part)
+        X, done, made = self.strip(K), 0, {}
+        self.load(K, 0, transposed)
+        for name, r in weights.items():
+
+            def beside(b: Blocks, r=r, done=done) -> int:
+                # The last piece of the product is written when X was read for the last time, unless more of it follows.
+                late = 0 if keep or b.group < tiles(b.width) else self.strip(pieces(r, b.width)[-1])
+                return X + done + self.strip(r) - late
+
+            blocks = self.stage(Stage(name, "columns", ((K,),), r, self.M, self.itemsize, exact=("width",)), beside)
+            if blocks is None:
+                return made
+            made[name] = pieces(r, blocks.width)
+            done += sum(map(self.strip, made[name]))
+            self.hold(done)
+        return made
+
+    def _enter_by_parts(
+        self, K: int, weights: dict[str, int], transposed: bool, part: int
+    ) -> dict[str, tuple[int, ...]]:
+        sums = sum(tiles(r) * self.M * 4 for r in weights.values())
+        for size in pieces(K, part):
+            self.load(size, sums, transposed)
+        chunk = min(self.chunk, part)
+        for name, r in weights.items():
+            stage = Stage(name, "columns", ((part,),), r, self.M, self.itemsize, exact=("width",))
+            before = self.moved
+            blocks = self.stage(stage, sums + self.strip(part))
+            if blocks is None:
+                return {}
+            self.moved = before + stage.cost(blocks) * K / part
+            self.vector += (len(pieces(K, part)) + 1.5) * tiles(r) * self.M
+        self.chunk = chunk
+        self.hold(sums + sum(self.strip(r) for r in weights.values()))
+        return {name: (r,) for name, r in weights.items()}
+
+    def score(self, flops: float, rows: int, result: int, part: int) -> tuple:
+        """What makes a plan better, least first: predicted time, no sums in SBUF, less to move.
+
+        Args: flops and result (bytes) of one core, whose rows these are.
+        """
+        count = -(-rows // self.M)
+        transfers = (count * self.moved + result) / self.machine.bandwidth
+        passes = 4 if self.itemsize == 4 else 1
+        work = max(passes * flops / self.machine.flops, count * self.vector / self.machine.vector_clock)
+        return max(work, transfers), part > 0, transfers

@@ -1,0 +1,170 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Plans: budgets, blocks that divide the rank, who shares the work, and the errors."""
+
+import dataclasses
+
+import pytest
+
+from optimum_neuronmm.kernels import (
+    PlanError,
+    Spec,
+    get_machine,
+    low_rank_fused,
+    low_rank_sequential,
+    matmul,
+    matmul_blocked,
+    mlp,
+    mlp_decode,
+    mlp_up,
+)
+from optimum_neuronmm.kernels.plan import paper_footprint
+
+
+LOW_RANK = [
+    (4096, 7168, 4096, 18432),
+    (512, 2048, 1280, 8192),
+    (1, 8192, 1280, 2048),
+    (300, 2048, 1408, 8192),
+    (77, 500, 100, 900),
+]
+MLPS = {
+    "llama-1b": (2048, 8192, 1280),
+    "llama-3b": (3072, 8192, 1792),
+    "qwen3-4b": (2560, 9728, 1664),
+    "tp4": (2048, 2048, 640),
+}
+
+
+def low_rank(M, K, r, N, dtype="bfloat16"):
+    return Spec((M, K), dtype), Spec((K, r), dtype), Spec((r, N), dtype)
+
+
+def gated(M, H, I, r):  # noqa: E741
+    U, V = Spec((H, r)), Spec((r, I))
+    return Spec((M, H)), U, V, U, V, Spec((I, r)), Spec((r, H))
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("shape", LOW_RANK)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_plan_keeps_to_the_budget(shape, target, dtype):
+    machine = get_machine(target)
+    for kernel in (low_rank_fused, low_rank_sequential):
+        plan = kernel.plan(*low_rank(*shape, dtype), target=target)
+        assert plan.sbuf <= plan.sbuf_buffered <= machine.spill_fraction * machine.sbuf
+        assert 1 <= plan.psum_banks <= machine.psum_banks
+
+
+@pytest.mark.parametrize("shape", LOW_RANK)
+def test_blocks_divide_the_rank(shape):
+    M, K, r, N = shape
+    plan = low_rank_fused.plan(*low_rank(*shape))
+    width, depth = plan.stages["u"].width, plan.stages["v"].depth
+    assert r % width == 0 and r % depth == 0 or r % 128
+    assert plan.stages["v"].depth <= r and plan.stages["u"].depth <= K
+
+
+@pytest.mark.parametrize("model", MLPS)
+@pytest.mark.parametrize("rows", [1, 16, 128, 500, 512, 4096])
+def test_blocks_divide_the_rank_of_an_mlp(model, rows):
+    kernel = mlp_decode if rows <= 128 else mlp
+    stages = kernel.plan(*gated(rows, *MLPS[model])).stages
+    r = MLPS[model][2]
+    for stage in ("gate_u", "up_u", "down_u"):
+        assert r % stages[stage].width == 0
+    for stage in ("expand", "down"):
+        assert r % stages[stage].depth == 0
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("shape", LOW_RANK)
+def test_the_papers_footprint_is_a_lower_bound(shape, target):
+    plan = low_rank_fused.plan(*low_rank(*shape), target=target)
+    M, K, r, N = shape
+    u, v = plan.stages["u"], plan.stages["v"]
+    bound = paper_footprint(plan.B_M, r, u.width, u.depth, v.width, 2)
+    assert bound <= plan.sbuf
+
+
+def test_the_papers_footprint_by_hand():
+    assert paper_footprint(B_M=2, r=3, B_r=5, B_K=7, B_N=11, itemsize=2) == 2 * (2 * 3 + (2 + 5) * 11)
+
+
+def test_a_strip_of_1024_rows_of_the_papers_sweep_fits():
+    plan = low_rank_fused.plan(*low_rank(4096, 7168, 4096, 18432))
+    assert plan.B_M == 1024 and plan.part == 0
+    assert plan.sbuf_buffered <= 0.9 * 24 * 2**20
+
+
+def test_x_comes_in_parts_where_it_does_not_fit_beside_the_product():
+    plan = low_rank_fused.plan(*low_rank(512, 32768, 1024, 1024))
+    assert plan.part and 32768 % plan.part == 0
+    assert low_rank_fused.plan(*low_rank(512, 2048, 1024, 1024)).part == 0
+
+
+def test_options_fix_the_strip_and_the_columns():
+    tensors = low_rank(4096, 2048, 1024, 8192)
+    plan = low_rank_fused.plan(*tensors, options={"B_M": 128, "B_N": 512})
+    assert plan.B_M == 128 and plan.stages["v"].width <= 512
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "cores", "split"),
+    [(512, 512, 2, "M"), (64, 512, 2, "N"), (1, 512, 2, "N"), (64, 511, 2, "M"), (7, 5, 1, "M")],
+)
+def test_cores_share_rows_where_each_gets_a_tile_of_them(M, N, cores, split):
+    plan = low_rank_fused.plan(*low_rank(M, 256, 128, N), cores=cores)
+    assert plan.split == split and plan.cores == cores
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tensors", "cores", "message"),
+    [
+        (low_rank_fused, low_rank(7, 256, 128, 511), 2, "2 cores cannot share M = 7 or N = 511 evenly"),
+        (low_rank_fused, low_rank(8, 256, 128, 512), 0, "cores must be at least 1, got 0"),
+        (mlp, gated(511, 256, 512, 128), 2, "cannot share M = 511 evenly: run it on one core, or compose"),
+        (mlp_decode, gated(2, 256, 512, 128), 2, "no dimension of this kernel"),
+        (mlp_decode, gated(129, 256, 512, 128), 1, "at most 128 rows, got 129: use `mlp`"),
+        (low_rank_fused, (Spec((4, 5)), Spec((6, 2)), Spec((2, 3))), 1, "columns of X and rows of U must agree, got 5 and 6"),
+        (low_rank_fused, (Spec((4, 5)), Spec((5, 2)), Spec((3, 3))), 1, "columns of U and rows of V must agree, got 2 and 3"),
+        (low_rank_fused, (Spec((4, 5)), Spec((5, 2)), Spec((2, 3)), Spec((4,))), 1, "bias and columns must agree, got 4 and 3"),
+        (low_rank_fused, (Spec((4, 5)), Spec((5, 2)), Spec((2, 3)), Spec((1, 3))), 1, "bias must be a vector, got"),
+        (low_rank_fused, (Spec((1, 4, 5)), Spec((5, 2)), Spec((2, 3))), 1, "x must be a matrix, got .*flatten batch"),
+        (low_rank_fused, (Spec((0, 5)), Spec((5, 2)), Spec((2, 3))), 1, "dimensions must be positive"),
+        (matmul, (Spec((4, 5)), Spec((6, 2))), 1, "columns of X and rows of W must agree"),
+        (matmul_blocked, (Spec((4, 5)), Spec((6, 2))), 1, "rows of X transposed and rows of W must agree"),
+        (mlp_up, (Spec((4, 8)), Spec((8, 6)), None, Spec((8, 5)), None), 1, "intermediate sizes of gate and up must agree"),
+        (mlp, (Spec((4, 8)), Spec((8, 6)), None, Spec((8, 6)), None, Spec((5, 8)), None), 1, "intermediate size and rows of down"),
+        (mlp, (Spec((4, 8)), Spec((8, 6)), None, Spec((8, 6)), None, Spec((6, 9)), None), 1, "hidden sizes of X and down"),
+    ],
+)  # fmt: skip
+def test_errors_name_what_disagrees(kernel, tensors, cores, message):
+    with pytest.raises(PlanError, match=message):
+        kernel.plan(*tensors, cores=cores)
+
+
+def test_where_nothing_fits_the_layer_goes_to_the_compiler():
+    tiny = dataclasses.replace(get_machine("trn1"), name="tiny", sbuf_partition=4096)
+    with pytest.raises(PlanError, match="no block sizes fit .* of tiny: leave the layer to the compiler"):
+        low_rank_fused.plan(*low_rank(128, 4096, 1024, 4096), target=tiny)
+    with pytest.raises(PlanError, match="leave the layer to the compiler"):
+        mlp.plan(*gated(1024, 2048, 2**21, 1280))
+
+
+def test_a_plan_is_hashable_and_frozen():
+    plan = low_rank_fused.plan(*low_rank(8, 256, 128, 512))
+    assert hash(plan) == hash(dataclasses.replace(plan))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.B_M = 3
