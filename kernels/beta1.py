@@ -124,20 +124,30 @@ class Beta1:
         """`dst`: a region of a tensor in HBM."""
         self.nl.store(dst, src)
 
-    def _grid(self, tensor, partitions: int, first, tiles: int, columns: Block, pitch: int):
-        """Rows first + t * pitch + p and the columns of an HBM tensor, as a region (p, t, column)."""
+    def _rows(self, tensor, partitions: int, first, tiles: int, columns: Block, steps: tuple[int, int]):
+        """Rows first + p * steps[0] + t * steps[1] and the columns of an HBM tensor, as a region (p, t, column)."""
         p = self.nl.arange(partitions)[:, None, None]
         t = self.nl.arange(tiles)[None, :, None]
         n = self.nl.arange(columns.size)[None, None, :]
-        return tensor[p + (t * pitch + first), n + columns.start]
+        return tensor[p * steps[0] + (t * steps[1] + first), n + columns.start]
 
     def load_tiles(self, dst: Destination, src, first, tiles: int, columns: Block, partitions: int = 128) -> None:
         """Loads `tiles` tiles of rows in one transfer: dst (128, tiles, columns) holds row first + 128 t + p at [p, t]."""
-        dst.tensor[dst.index] = self.nl.load(self._grid(src, partitions, first, tiles, columns, partitions))
+        dst.tensor[dst.index] = self.nl.load(self._rows(src, partitions, first, tiles, columns, (1, partitions)))
+
+    def load_interleaved(self, dst: Destination, src, first, tiles: int, columns: Block) -> None:
+        """The same, with row first + tiles p + t at [p, t]: where the columns are all, a partition's rows lie in a row."""
+        dst.tensor[dst.index] = self.nl.load(self._rows(src, 128, first, tiles, columns, (tiles, 1)))
 
     def store_tiles(self, dst, src, first, tiles: int, columns: Block, partitions: int = 128) -> None:
         """The inverse of `load_tiles`: `src` (128, tiles, columns) on chip to rows of `dst` in HBM."""
-        self.nl.store(self._grid(dst, partitions, first, tiles, columns, partitions), src)
+        self.nl.store(self._rows(dst, partitions, first, tiles, columns, (1, partitions)), src)
+
+    def strided(self, tile, partitions: int, middle: tuple, start, step: int, count: int):
+        """tile[0:partitions, *middle, start : start + count * step : step], of symbolic indices."""
+        p = self.nl.arange(partitions)[:, None]
+        n = self.nl.arange(count)[None, :]
+        return tile[(p, *middle, n * step + start)]
 
     # Instructions
 

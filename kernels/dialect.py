@@ -15,7 +15,8 @@
 
 `NEURONMM_NKI=simulator|neuronxcc` chooses. Without it the Neuron SDK is used where importing it yields what a kernel needs;
 a placeholder package or a stand-in of it does not, and counts as absent. A dialect is one class with the operations of
-`beta1.Beta1`; `nki` 0.3 and later will be a second one.
+`beta1.Beta1`; `nki` 0.3 and later will be a second one. `NEURONMM_NKI_UNROLL=1` has the loops unrolled while the SDK traces,
+should its compiler stumble over a symbolic index: slower to compile, the same kernel.
 """
 
 import importlib
@@ -27,6 +28,7 @@ from .errors import DialectError
 
 
 VARIABLE = "NEURONMM_NKI"
+UNROLL = "NEURONMM_NKI_UNROLL"
 CHOICES = ("simulator", "neuronxcc")
 _current: ContextVar = ContextVar("neuronmm_dialect")
 
@@ -78,4 +80,4 @@ def current():
         raise DialectError(
             "no NKI is running this kernel: call it through simulate(), or on a machine with the Neuron SDK"
         )
-    return Beta1(*found[1:])
+    return Beta1(*found[1:], unroll=os.environ.get(UNROLL) == "1")

@@ -91,8 +91,8 @@ def _intermediate(nk, x, rows, gate, up, biases, activation, plan, x_transposed)
             nk, sums, extent, rows.size, activation, lambda p, t, n: to(h)[0:p, nk.ds(base + t, n), 0 : rows.size]
         )
 
-    columns_on_partitions(nk, products, nk.block(0, I), plan.stages["expand"], finish)
-    return Strip((Piece(h, 0, I),), I, rows.size, x.dtype)
+    columns_on_partitions(nk, products, nk.block(0, I), plan.stages["expand"], finish, plan.interleave_h)
+    return Strip((Piece(h, 0, I),), I, rows.size, x.dtype, plan.interleave_h)
 
 
 def _last_product(nk, h: Strip, down, down_v, bias, plan) -> Product:

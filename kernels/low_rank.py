@@ -26,7 +26,7 @@ def entered(nk, x, rows, weights, plan, stages, transposed) -> tuple[list[Strip]
     blocks = [plan.stages[stage] for stage in stages]
     if plan.part:
         return project_by_parts(nk, x, rows, weights, plan.part, plan.chunk, transposed, blocks), None
-    X = load_strip(nk, x, rows, nk.block(0, K), plan.chunk, transposed)
+    X = load_strip(nk, x, rows, nk.block(0, K), plan.chunk, transposed, plan.interleave_x)
     return [project(nk, X, w, how) for w, how in zip(weights, blocks, strict=True)], X
 
 

@@ -58,12 +58,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of activations on chip, transposed: M rows of `extent` features, in pieces."""
+    """Rows of activations on chip, transposed: M rows of `extent` features, in pieces.
+
+    interleave: J tiles share 128 J features, partition p holding features J p to J p + J - 1 of them. The weight's rows are
+        loaded in the same order, J whole ones to a descriptor.
+    """
 
     pieces: tuple[Piece, ...]
     extent: int
     M: int
     dtype: object
+    interleave: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,16 +96,21 @@ class Product:
     bias: object = None
 
 
-def load_strip(nk, x, rows, features, chunk: int, transposed: bool) -> Strip:
+def load_strip(nk, x, rows, features, chunk: int, transposed: bool, interleave: int = 1) -> Strip:
     """Rows of x, transposed on the way in.
 
     Args:
         x: (M, K) in HBM, or (K, M) if `transposed`.
         rows, features: blocks of M and of K.
         chunk: features of one transfer.
+        interleave: 1, 2 or 4, see `Strip`; the features must be whole in 128 times it.
     """
     strip = nk.sbuf((P, tiles(features.size), rows.size), x.dtype, name="resident")
-    if transposed:
+    if transposed and interleave > 1:
+        for b in nk.blocks(features.size, P * interleave):
+            at = to(strip)[0:P, nk.ds(b.index * interleave, interleave), 0 : rows.size]
+            nk.load_interleaved(at, x, features.start + b.start, interleave, rows)
+    elif transposed:
         for p, first, count in regions(features.size):
             source = features.start + first * P
             nk.load_tiles(to(strip)[0:p, nk.ds(first, count), 0 : rows.size], x, source, count, rows, p)
@@ -110,24 +120,50 @@ def load_strip(nk, x, rows, features, chunk: int, transposed: bool) -> Strip:
                 raw = nk.sbuf((P, c.size), x.dtype)
                 source = x[nk.ds(rows.start + m.start, m.size), nk.ds(features.start + c.start, c.size)]
                 nk.load(to(raw)[0 : m.size, 0 : c.size], source)
-                transpose_tiles(nk, strip, c.index * (chunk // P), raw, c.size, m)
-    return Strip((Piece(strip, 0, features.size),), features.size, rows.size, x.dtype)
+                transpose_tiles(nk, strip, c.index * (chunk // P), raw, c.size, m, interleave)
+    return Strip((Piece(strip, 0, features.size),), features.size, rows.size, x.dtype, interleave)
 
 
-def transpose_tiles(nk, dst, base, src, features: int, m) -> None:
+def transpose_tiles(nk, dst, base, src, features: int, m, interleave: int) -> None:
     """Transposes src (m rows, features) into dst[:, base + t, m], four tiles to a PSUM bank."""
     for g in nk.blocks(features, F):
         bank = nk.psum((P, F // P, P), nk.transposed_dtype(dst.dtype))
-        for k in nk.blocks(g.size, P):
-            nk.transpose(to(bank)[0 : k.size, k.index, 0 : m.size], src[0 : m.size, nk.ds(g.start + k.start, k.size)])
+        for k in feature_tiles(nk, src, m.size, (), g.start, g.size, interleave):
+            nk.transpose(to(bank)[0 : k.size, k.index, 0 : m.size], k.region)
         for p, first, count in regions(g.size):
             at = nk.ds(base + g.index * (F // P) + first, count)
             nk.copy(to(dst)[0:p, at, m.ds], bank[0:p, nk.ds(first, count), 0 : m.size])
 
 
-def load_weight(nk, w, rows, columns):
-    """A block of W on chip: (128, tiles, columns), row rows.start + 128 t + p at [p, t]."""
+@dataclass(frozen=True)
+class FeatureTile:
+    """Tile `index` of some columns of a tile on chip, `size` of them, as a region of it."""
+
+    index: object
+    size: int
+    region: object
+
+
+def feature_tiles(nk, tile, partitions: int, middle: tuple, first, extent: int, interleave: int):
+    """The columns first to first + extent of tile[0:partitions, *middle], in tiles of at most 128, in a strip's order."""
+    if interleave == 1:
+        for k in nk.blocks(extent, P):
+            yield FeatureTile(k.index, k.size, tile[(slice(0, partitions), *middle, nk.ds(first + k.start, k.size))])
+    else:
+        for b in nk.blocks(extent, P * interleave):
+            for j in range(interleave):
+                region = nk.strided(tile, partitions, middle, first + b.start + j, interleave, P)
+                yield FeatureTile(b.index * interleave + j, P, region)
+
+
+def load_weight(nk, w, rows, columns, interleave: int = 1):
+    """A block of W on chip: (128, tiles, columns), row rows.start + 128 t + p at [p, t], or in a strip's interleaved order."""
     tile = nk.sbuf((P, tiles(rows.size), columns.size), w.dtype)
+    if interleave > 1:
+        for b in nk.blocks(rows.size, P * interleave):
+            at = to(tile)[0:P, nk.ds(b.index * interleave, interleave), 0 : columns.size]
+            nk.load_interleaved(at, w, rows.start + b.start, interleave, columns)
+        return tile
     for p, first, count in regions(rows.size):
         at = to(tile)[0:p, nk.ds(first, count), 0 : columns.size]
         nk.load_tiles(at, w, rows.start + first * P, count, columns, p)
@@ -160,7 +196,7 @@ class _Streamed:
         return self.nk.block(piece.first, piece.size)
 
     def _load(self, rows):
-        return load_weight(self.nk, self.product.weight, rows, self.columns)
+        return load_weight(self.nk, self.product.weight, rows, self.columns, self.product.strip.interleave)
 
     def tiles(self):
         """(weight tile, its tile index, activation tile, its tile index, rows): the contraction, 128 at a time."""
@@ -176,7 +212,7 @@ class _Streamed:
                         yield tile, k.index, piece.tile, d.index * (depth // P) + k.index, k.size
 
 
-def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, finish) -> None:
+def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, finish, interleave: int = 1) -> None:
     """(X W + bias)^T for blocks of columns: W stationary, X^T moving.
 
     Args:
@@ -184,6 +220,7 @@ def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, 
         columns: the block of N to compute.
         finish: called with (sums, first column, size) per group: sums are PSUM (128, group, pitch), one per product, column
             first + 128 t + p at [p, t], rows along the last dimension; `first` counts from `columns.start`.
+        interleave: of the columns over the partitions, as in a strip.
     """
     M = products[0].strip.M
     ones = ones_row(nk, M, products[0].strip.dtype) if any(p.bias is not None for p in products) else None
@@ -195,21 +232,13 @@ def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, 
             for stream in streams:
                 acc = nk.accumulator((P, tiles(g.size), pitch(M)))
                 for w, wk, x, xk, k in stream.tiles():
-                    for n in nk.blocks(g.size, P):
+                    for n in feature_tiles(nk, w, k, (wk,), g.start, g.size, interleave):
                         for m in nk.blocks(M, F):
-                            nk.matmul(
-                                to(acc)[0 : n.size, n.index, m.ds],
-                                stationary=w[0:k, wk, nk.ds(g.start + n.start, n.size)],
-                                moving=x[0:k, xk, m.ds],
-                            )
+                            nk.matmul(to(acc)[0 : n.size, n.index, m.ds], stationary=n.region, moving=x[0:k, xk, m.ds])
                 if stream.bias is not None:
-                    for n in nk.blocks(g.size, P):
+                    for n in feature_tiles(nk, stream.bias, 1, (), g.start, g.size, interleave):
                         for m in nk.blocks(M, F):
-                            nk.matmul(
-                                to(acc)[0 : n.size, n.index, m.ds],
-                                stationary=stream.bias[0:1, nk.ds(g.start + n.start, n.size)],
-                                moving=ones[0:1, m.ds],
-                            )
+                            nk.matmul(to(acc)[0 : n.size, n.index, m.ds], stationary=n.region, moving=ones[0:1, m.ds])
                 sums.append(acc)
             finish(sums, c.start + g.start, c.index * tiles(blocks.width) + g.index * blocks.group, g.size)
 

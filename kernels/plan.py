@@ -38,6 +38,7 @@ class Plan:
         chunk: features of X in one transfer.
         part: features of X on chip at once, where not all are: float32 sums are then kept in SBUF. 0: a strip is resident.
         stages: how each weight is streamed.
+        interleave_x, interleave_h: how many rows of a weight that meets X, or the intermediate, share a descriptor.
         sbuf, sbuf_buffered: bytes of SBUF held, without and with second buffers.
         psum_banks: banks of PSUM held.
     """
@@ -51,6 +52,8 @@ class Plan:
     chunk: int = 0
     part: int = 0
     stages: dict[str, Blocks] = field(default_factory=dict, hash=False)
+    interleave_x: int = 1
+    interleave_h: int = 1
     sbuf: int = 0
     sbuf_buffered: int = 0
     psum_banks: int = 0
@@ -165,6 +168,8 @@ class _Task:
             chunk=search.chunk,
             part=part,
             stages=search.stages,
+            interleave_x=search.interleave_x,
+            interleave_h=search.interleave_h,
             sbuf=search.single * P,
             sbuf_buffered=search.buffered * P,
             psum_banks=search.banks,
@@ -263,6 +268,9 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
     dense = len(entering) < 2
 
     def build(search: Search, part: int) -> None:
+        if form == "columns":  # weights are read once: short rows are worth joining
+            search.interleave_x = search.joined(H, entering.values())
+            search.interleave_h = search.joined(I, [down[1]])
         made = search.enter(H, entering, task.transposed, part, keep=dense)
         if not search.fits:
             return
@@ -273,6 +281,7 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
         stage = Stage(
             "expand", "columns", contractions, i, search.M, s, exact=("depth",) if same_rank else (),
             working=4 * search.M, stored=s * search.M if form is None else 0, biased=biased,
+            interleave=search.interleave_x if dense else 1, produces=search.interleave_h,
         )  # fmt: skip
         if search.stage(stage, stays + h) and form is not None:
             _build_down(search, shapes, I, H, form)
@@ -291,7 +300,7 @@ def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None
     stays, contraction, exact = search.strip(I), (I,), ()
     if "down_v" in shapes:
         r = shapes["down"][1]
-        stage = Stage("down_u", "columns", ((I,),), r, M, s, exact=("width",))
+        stage = Stage("down_u", "columns", ((I,),), r, M, s, exact=("width",), interleave=search.interleave_h)
         blocks = search.stage(stage, stays + search.strip(r))
         if blocks is None:
             return
@@ -299,7 +308,9 @@ def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None
         stays = sum(map(search.strip, contraction))
     biased = "down_bias" in shapes
     result = search.strip(H) if form == "columns" else 0
-    search.stage(Stage("down", form, (contraction,), H, M, s, exact=exact, biased=biased), stays + result)
+    dense = search.interleave_h if "down_v" not in shapes else 1
+    stage = Stage("down", form, (contraction,), H, M, s, exact=exact, biased=biased, interleave=dense)
+    search.stage(stage, stays + result)
     if form == "columns":
         search.hold(result + H * s)
 

@@ -77,6 +77,7 @@ class Stage:
         exact: "width" or "depth" must divide its dimension, which is the rank.
         working, stored: bytes per partition that a tile of a group needs beside the weights, as a buffer and as one to store.
         biased: a bias is added.
+        interleave: rows of the weights that share a descriptor; produces: the same of the result.
     """
 
     name: str
@@ -89,6 +90,8 @@ class Stage:
     working: int = 0
     stored: int = 0
     biased: bool = False
+    interleave: int = 1
+    produces: int = 1
 
     def _whole(self, depth: int) -> bool:
         return all(depth >= sum(parts) for parts in self.contractions)
@@ -111,8 +114,15 @@ class Stage:
         for width, depth in product(sizes(self.N, "width" in self.exact), sizes(K, "depth" in self.exact)):
             covered = tiles(width if self.form == "columns" else self.M)
             whole = self._whole(depth)
+            if not whole and depth % (P * self.interleave) or width % (P * self.produces) and self.produces > 1:
+                continue
             for group in divisors(covered) if whole else [covered]:
-                yield Blocks(width, depth, group)
+                if group % self.produces == 0:
+                    yield Blocks(width, depth, group)
+
+    def run(self, b: Blocks) -> int:
+        """Bytes of a descriptor of the weights."""
+        return b.width * self.itemsize * (self.interleave if b.width == self.N else 1)
 
     def choose(self, machine: Machine, stays: Callable[[Blocks], int]) -> tuple[Blocks, Held] | None:
         """The best blocks that fit beside what stays: efficient descriptors, PSUM in two halves, few and large transfers."""
@@ -121,7 +131,7 @@ class Stage:
             held = self.held(b)
             if held.banks > machine.psum_banks or stays(b) + held.buffered > machine.sbuf_budget:
                 continue
-            run = min(b.width * self.itemsize, EFFICIENT_RUN)
+            run = min(self.run(b), EFFICIENT_RUN)
             overlap = 2 * held.banks <= machine.psum_banks  # one half is emptied while the other is filled
             emptied = min(b.group * self.M, 4 * F)  # numbers per partition that leave PSUM at once
             score = (run, overlap, emptied, min(tiles(b.depth) * b.width, 2**13), -held.buffered)
@@ -131,7 +141,7 @@ class Stage:
 
     def cost(self, b: Blocks) -> float:
         size = sum(map(sum, self.contractions)) * self.N * self.itemsize
-        return moved(size, b.width * self.itemsize)
+        return moved(size, self.run(b))
 
 
 class Search:
@@ -144,7 +154,13 @@ class Search:
         self.moved = 0.0
         self.vector = 0.0  # cycles of VectorE for sums in SBUF
         self.chunk = 0
+        self.interleave_x = self.interleave_h = 1
         self.fits = True
+
+    def joined(self, K: int, ranks) -> int:
+        """How many rows of weights (K, r) to join in a descriptor, so that none is short: 1, 2 or 4."""
+        wanted = max((-(-EFFICIENT_RUN // (r * self.itemsize)) for r in ranks), default=1)
+        return max(j for j in (1, 2, 4) if j == 1 or K % (P * j) == 0 and j < 2 * wanted)
 
     def strip(self, features: int) -> int:
         """Bytes per partition of a strip of activations."""
@@ -203,7 +219,10 @@ class Search:
                 late = 0 if keep or b.group < tiles(b.width) else self.strip(pieces(r, b.width)[-1])
                 return X + done + self.strip(r) - late
 
-            blocks = self.stage(Stage(name, "columns", ((K,),), r, self.M, self.itemsize, exact=("width",)), beside)
+            stage = Stage(
+                name, "columns", ((K,),), r, self.M, self.itemsize, exact=("width",), interleave=self.interleave_x
+            )
+            blocks = self.stage(stage, beside)
             if blocks is None:
                 return made
             made[name] = pieces(r, blocks.width)

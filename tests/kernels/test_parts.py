@@ -1,0 +1,195 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The building blocks: where remainders are cut, and how strips, weights and their orders fit together."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from optimum_neuronmm.kernels import Blocks, simulate
+from optimum_neuronmm.kernels.beta1 import to
+from optimum_neuronmm.kernels.dialect import current
+from optimum_neuronmm.kernels.parts import (
+    Product,
+    columns_on_partitions,
+    load_strip,
+    pitch,
+    project,
+    project_by_parts,
+    regions,
+    rows_on_partitions,
+    tiles,
+)
+from optimum_neuronmm.kernels.simulator import language as nl
+
+
+pytestmark = pytest.mark.simulation
+
+
+def random(*shape, dtype=ml_dtypes.bfloat16):
+    return np.random.default_rng(sum(shape)).integers(-4, 5, shape).astype(dtype)  # exact in any order of summation
+
+
+@pytest.mark.parametrize("extent", [1, 127, 128, 129, 256, 300])
+def test_regions_cover_every_element_once(extent):
+    covered = [
+        128 * (first + t) + p
+        for partitions, first, count in regions(extent)
+        for t in range(count)
+        for p in range(partitions)
+    ]
+    assert covered == list(range(extent)) and tiles(extent) == -(-extent // 128)
+
+
+@pytest.mark.parametrize(
+    ("columns", "distance"), [(1, 1), (3, 4), (128, 128), (500, 512), (512, 512), (513, 1024), (1100, 1536)]
+)
+def test_no_block_of_512_crosses_a_bank(columns, distance):
+    assert pitch(columns) == distance
+    for row in range(8):
+        for first in range(0, columns, 512):
+            last = min(first + 512, columns) - 1
+            assert (row * distance + first) // 512 == (row * distance + last) // 512
+
+
+@pytest.mark.parametrize(("extent", "size"), [(512, 128), (500, 128), (100, 128), (128, 128), (7, 2)])
+@pytest.mark.parametrize("unroll", [False, True])
+def test_blocks_cover_a_dimension_once(extent, size, unroll):
+    def copy(x):
+        nk = current()
+        y = nk.output((1, extent), dtype=x.dtype, name="y")
+        for b in nk.blocks(extent, size):
+            tile = nk.sbuf((1, b.size), x.dtype)
+            nk.load(to(tile)[0:1, 0 : b.size], x[0:1, b.ds])
+            nk.store(y[0:1, b.ds], tile[0:1, 0 : b.size])
+        return y
+
+    x = random(1, extent)
+    for order in ("forward", "reversed", "shuffled"):
+        np.testing.assert_array_equal(simulate(copy, x, unroll=unroll, order=order).outputs[0], x)
+
+
+def features_of(interleave: int, extent: int) -> np.ndarray:
+    """The feature at [p, t] of a strip."""
+    t, p = np.arange(extent // 128), np.arange(128)[:, None]
+    return t // interleave * 128 * interleave + p * interleave + t % interleave
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("interleave", [1, 2, 4])
+def test_a_strip_holds_its_features_in_order(interleave, transposed):
+    M, K = 37, 1024
+
+    def read(x):
+        nk = current()
+        y = nk.output((128, K // 128, M), dtype=x.dtype, name="y")
+        strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, transposed, interleave)
+        nk.store(y[...], strip.pieces[0].tile[...])
+        return y
+
+    x = random(M, K)
+    held = simulate(read, np.ascontiguousarray(x.T) if transposed else x).outputs[0]
+    np.testing.assert_array_equal(held, x.T[features_of(interleave, K)])
+
+
+@pytest.mark.parametrize("interleave", [1, 2, 4])
+@pytest.mark.parametrize("blocks", [Blocks(256, 1024, 1), Blocks(256, 512, 2), Blocks(128, 1024, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_columns_on_partitions(interleave, blocks, bias):
+    M, K, N = 20, 1024, 256
+
+    def product(x, w, b):
+        nk = current()
+        y = nk.output((128, N // 128, M), dtype=nl.float32, name="y")
+        out = nk.sbuf((128, N // 128, M), nl.float32)
+        strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False, interleave)
+
+        def finish(sums, first, base, size):
+            nk.copy(to(out)[0:128, nk.ds(base, tiles(size)), 0:M], sums[0][0:128, 0 : tiles(size), 0:M])
+
+        columns_on_partitions(nk, [Product(strip, w, b if bias else None)], nk.block(0, N), blocks, finish)
+        nk.store(y[...], out[...])
+        return y
+
+    x, w, b = random(M, K), random(K, N), random(N)
+    expected = x.astype(np.float32) @ w.astype(np.float32) + bias * b.astype(np.float32)
+    np.testing.assert_array_equal(simulate(product, x, w, b).outputs[0], expected.T[features_of(1, N)])
+
+
+@pytest.mark.parametrize("produced", [2, 4])
+def test_columns_can_be_produced_interleaved(produced):
+    M, K, N = 9, 128, 512
+
+    def product(x, w, b):
+        nk = current()
+        y = nk.output((128, N // 128, M), dtype=nl.float32, name="y")
+        out = nk.sbuf((128, N // 128, M), nl.float32)
+        strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False)
+
+        def finish(sums, first, base, size):
+            nk.copy(to(out)[0:128, nk.ds(base, tiles(size)), 0:M], sums[0][0:128, 0 : tiles(size), 0:M])
+
+        columns_on_partitions(nk, [Product(strip, w, b)], nk.block(0, N), Blocks(512, 128, 4), finish, produced)
+        nk.store(y[...], out[...])
+        return y
+
+    x, w, b = random(M, K), random(K, N), random(N)
+    expected = x.astype(np.float32) @ w.astype(np.float32) + b.astype(np.float32)
+    np.testing.assert_array_equal(simulate(product, x, w, b).outputs[0], expected.T[features_of(produced, N)])
+
+
+@pytest.mark.parametrize(
+    "blocks", [Blocks(640, 300, 1), Blocks(640, 128, 2), Blocks(256, 300, 2), Blocks(512, 256, 2)]
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_rows_on_partitions(blocks, bias):
+    M, K, N = 150, 300, 640
+
+    def product(x, w, b):
+        nk = current()
+        y = nk.output((M, N), dtype=nl.float32, name="y")
+        strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False)
+        rows_on_partitions(nk, Product(strip, w, b if bias else None), y, nk.block(0, M), nk.block(0, N), blocks)
+        return y
+
+    x, w, b = random(M, K), random(K, N), random(N)
+    expected = x.astype(np.float32) @ w.astype(np.float32) + bias * b.astype(np.float32)
+    np.testing.assert_array_equal(simulate(product, x, w, b).outputs[0], expected)
+
+
+@pytest.mark.parametrize("part", [0, 128, 256])
+def test_two_projections_of_one_strip(part):
+    M, K, ranks = 40, 600, (256, 130)
+    blocks = [Blocks(128, 128, 1), Blocks(130, 128, 2)]
+
+    def both(x, a, b):
+        nk = current()
+        y = nk.output((386, M), dtype=x.dtype, name="y")
+        rows = nk.block(0, M)
+        if part:
+            strips = project_by_parts(nk, x, rows, [a, b], part, 128, False, blocks)
+        else:
+            strip = load_strip(nk, x, rows, nk.block(0, K), 512, False)
+            strips = [project(nk, strip, w, how) for w, how in zip((a, b), blocks, strict=True)]
+        for strip, first in zip(strips, (0, 256), strict=True):
+            assert sum(piece.size for piece in strip.pieces) == strip.extent
+            for piece in strip.pieces:
+                for p, t, count in regions(piece.size):
+                    source = piece.tile[0:p, t : t + count, 0:M]
+                    nk.store_tiles(y, source, first + piece.first + t * 128, count, rows, p)
+        return y
+
+    x, a, b = random(M, K), random(K, ranks[0]), random(K, ranks[1])
+    expected = (x.astype(np.float32) @ np.concatenate([a, b], axis=1).astype(np.float32)).T.astype(x.dtype)
+    np.testing.assert_array_equal(simulate(both, x, a, b).outputs[0], expected)
