@@ -45,7 +45,7 @@ def activated(nk, sums, extent: int, M: int, activation: str, destination) -> No
         nk.multiply(destination(p, t, count), part[0:p, 0:count, 0:M], up[at])
 
 
-@kernel(mlp_up_reference, plan_mlp_up)
+@kernel(mlp_up_reference, plan_mlp_up, absent=("gate_v", "up_v"))
 def mlp_up(x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activation="silu", x_transposed=False, plan):
     """h^T = (activation(X gate) * (X up))^T: the first half of the MLP, up to where tensor parallelism may cut.
 
@@ -103,7 +103,7 @@ def _last_product(nk, h: Strip, down, down_v, bias, plan) -> Product:
     )
 
 
-@kernel(mlp_reference, plan_mlp)
+@kernel(mlp_reference, plan_mlp, absent=("gate_v", "up_v", "down_v"))
 def mlp(
     x, gate, gate_v, up, up_v, down, down_v, gate_bias=None, up_bias=None, down_bias=None, *,
     activation="silu", x_transposed=False, plan,
@@ -139,7 +139,7 @@ def mlp(
     return y
 
 
-@kernel(mlp_reference, plan_mlp_decode)
+@kernel(mlp_reference, plan_mlp_decode, absent=("gate_v", "up_v", "down_v"))
 def mlp_decode(
     x, gate, gate_v, up, up_v, down, down_v, gate_bias=None, up_bias=None, down_bias=None, *,
     activation="silu", x_transposed=False, plan,

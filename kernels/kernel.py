@@ -49,6 +49,7 @@ class Kernel:
         reference: what it computes, in torch: the same tensors and settings.
         planner: (shapes by argument name, dtype, machine, cores, settings...) -> the plan that `body` takes.
         tensors: names of the tensor arguments; settings: names of the others.
+        absent: the tensors that may be None.
     """
 
     body: Callable
@@ -56,6 +57,7 @@ class Kernel:
     planner: Callable
     tensors: tuple[str, ...]
     settings: tuple[str, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,9 +74,7 @@ class Kernel:
         except TypeError as error:
             raise KernelError(f"{self.name}{inspect.signature(self.body)}: {error}") from None
         tensors = {name: bound.arguments[name] for name in self.tensors if bound.arguments.get(name) is not None}
-        empty = inspect.Parameter.empty
-        parameters = inspect.signature(self.body).parameters
-        missing = [n for n in self.tensors if parameters[n].default is empty and n not in bound.arguments]
+        missing = [name for name in self.tensors if name not in tensors and name not in self.absent]
         if missing:
             raise KernelError(f"{self.name}: missing {', '.join(missing)}")
         for name, tensor in tensors.items():
@@ -123,18 +123,24 @@ class Kernel:
 KERNELS: dict[str, Kernel] = {}
 
 
-def kernel(reference: Callable, planner: Callable):
-    """Makes a function a `Kernel`. Its positional parameters are tensors, its keyword-only ones settings and `plan`."""
+def tensors_and_settings(body: Callable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the positional parameters of a kernel's body, and of the keyword-only ones but `plan`."""
+    parameters = inspect.signature(body).parameters.values()
+    return (
+        tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
+        tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "plan"),
+    )
+
+
+def kernel(reference: Callable, planner: Callable, absent: tuple[str, ...] = ()):
+    """Makes a function a `Kernel`. Its positional parameters are tensors, its keyword-only ones settings and `plan`.
+
+    absent: the tensors that may be None, besides those that default to it.
+    """
 
     def decorate(body: Callable) -> Kernel:
-        parameters = inspect.signature(body).parameters.values()
-        made = Kernel(
-            body,
-            reference,
-            planner,
-            tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
-            tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "plan"),
-        )
+        defaulted = tuple(p.name for p in inspect.signature(body).parameters.values() if p.default is None)
+        made = Kernel(body, reference, planner, *tensors_and_settings(body), (*absent, *defaulted))
         KERNELS[made.name] = made
         return made
 

@@ -25,6 +25,7 @@ Names: M rows, K contraction, N columns; P = 128 partitions; a tile is 128 of a 
 from dataclasses import dataclass
 
 from .beta1 import to
+from .errors import PlanError
 
 
 P = 128  # partitions, and the free size of a stationary operand
@@ -189,6 +190,11 @@ class _Streamed:
     def __init__(self, nk, product: Product, columns, blocks: Blocks):
         self.nk, self.product, self.columns, self.blocks = nk, product, columns, blocks
         self.whole = blocks.depth >= product.strip.extent
+        if not self.whole and blocks.depth % (P * product.strip.interleave):
+            raise PlanError(
+                f"a depth of {blocks.depth} does not end with a tile: expected a multiple of {P * product.strip.interleave}, or"
+                f" all {product.strip.extent} rows of the weight"
+            )
         self.loaded = [self._load(self._all(piece)) for piece in product.strip.pieces] if self.whole else None
         self.bias = None if product.bias is None else load_bias(nk, product.bias, columns)
 
@@ -223,6 +229,11 @@ def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, 
         interleave: of the columns over the partitions, as in a strip.
     """
     M = products[0].strip.M
+    if blocks.width < columns.size and blocks.width % (P * interleave):
+        raise PlanError(
+            f"a width of {blocks.width} does not end with a tile: expected a multiple of {P * interleave}, or all"
+            f" {columns.size} columns"
+        )
     ones = ones_row(nk, M, products[0].strip.dtype) if any(p.bias is not None for p in products) else None
     for c in nk.blocks(columns.size, blocks.width):
         here = nk.block(columns.start + c.start, c.size)

@@ -13,14 +13,14 @@
 # limitations under the License.
 """Kernels in a row: what one launch cannot hold, or must be cut for a collective."""
 
-import inspect
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from .dense import matmul
-from .gated_mlp import mlp_up
-from .kernel import KERNELS, Kernel
+from .gated_mlp import mlp, mlp_up
+from .kernel import KERNELS, Kernel, tensors_and_settings
 from .low_rank import low_rank_fused
+from .plan import check_mlp
 from .reference import mlp_reference
 
 
@@ -61,6 +61,9 @@ def _mlp_two_kernels(
         h^T = mlp_up(X, gate, up)
         Y = low_rank_fused(h^T, Ud, Vd), or matmul(h^T, down) where down is dense
     """
+    arguments = dict(locals())
+    shapes = {name: tensor.shape for name, tensor in arguments.items() if name in _TENSORS and tensor is not None}
+    check_mlp(shapes, x_transposed, activation)
     halves = {
         "x": x,
         "gate": gate,
@@ -78,12 +81,6 @@ def _mlp_two_kernels(
 
 
 _mlp_two_kernels.__name__ = "mlp_two_kernels"
-_parameters = inspect.signature(_mlp_two_kernels).parameters.values()
-mlp_two_kernels = Pipeline(
-    _mlp_two_kernels,
-    mlp_reference,
-    None,
-    tuple(p.name for p in _parameters if p.kind is not p.KEYWORD_ONLY),
-    tuple(p.name for p in _parameters if p.kind is p.KEYWORD_ONLY),
-)
+_TENSORS, _SETTINGS = tensors_and_settings(_mlp_two_kernels)
+mlp_two_kernels = Pipeline(_mlp_two_kernels, mlp_reference, None, _TENSORS, _SETTINGS, mlp.absent)
 KERNELS[mlp_two_kernels.name] = mlp_two_kernels

@@ -22,9 +22,12 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from .errors import PlanError
-from .machine import Machine
+from .machine import MACHINES, Machine
 from .parts import Blocks, F, P, tiles
 from .search import Search, Stage, pieces, strips
+
+
+ACTIVATIONS = ("silu", "gelu_tanh")
 
 
 @dataclass(frozen=True)
@@ -241,28 +244,54 @@ def plan_low_rank_sequential(*args, **kwargs) -> Plan:
     return plan_low_rank(*args, **kwargs, reload=True)
 
 
-def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
-    """`form`: of the last product, rows or columns; None for the first half alone."""
-    shapes, s = task.shapes, task.itemsize
-    M, H = task.rows()
-    entering, I, between = {}, None, {}  # noqa: E741
+@dataclass(frozen=True)
+class _Gated:
+    """The dimensions of a gated MLP: ranks of the factored gate and up by stage, and what each contracts over to reach I."""
+
+    M: int
+    H: int
+    I: int  # noqa: E741
+    ranks: dict[str, int]
+    contracted: tuple[int, int]
+    biased: bool
+
+
+def check_mlp(shapes: dict, x_transposed: bool = False, activation: str = "silu", name: str = "MLP") -> None:
+    """Refuses shapes of an MLP that do not belong together, and an unknown activation."""
+    _gated(_Task(name, shapes, "float32", MACHINES["trn1"], 1, x_transposed), activation)
+
+
+def _gated(task: _Task, activation: str) -> _Gated:
+    """The dimensions of an MLP, or of its first half where there is no `down`; checks that they agree."""
+    if activation not in ACTIVATIONS:
+        raise PlanError(f"{task.name}: unknown activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+    shapes, (M, H) = task.shapes, task.rows()
+    ranks, widths, contracted = {}, [], []
     for side in ("gate", "up"):
         w, v = shapes[side], shapes.get(f"{side}_v")
         task.agree(**{f"columns_of_X_and_rows_of_{side}": (H, w[0])})
         if v is not None:
             task.agree(**{f"columns_of_{side}_and_rows_of_{side}_v": (w[1], v[0])})
-            entering[f"{side}_u"] = w[1]
-        I = I or (v or w)[1]  # noqa: E741
-        task.agree(intermediate_sizes_of_gate_and_up=(I, (v or w)[1]))
-        between[side] = w[1] if v is not None else H
-    biased = any([task.biased(f"{side}_bias", I) for side in ("gate", "up")])
-    down, down_v = shapes.get("down"), shapes.get("down_v")
-    if form is not None:
+            ranks[f"{side}_u"] = w[1]
+        contracted.append(H if v is None else w[1])
+        widths.append((v or w)[1])
+    task.agree(intermediate_sizes_of_gate_and_up=tuple(widths))
+    I = widths[0]  # noqa: E741
+    if "down" in shapes:
+        down, down_v = shapes["down"], shapes.get("down_v")
         task.agree(intermediate_size_and_rows_of_down=(I, down[0]))
         if down_v is not None:
             task.agree(columns_of_down_and_rows_of_down_v=(down[1], down_v[0]))
         task.agree(hidden_sizes_of_X_and_down=(H, (down_v or down)[1]))
         task.biased("down_bias", H)
+    biased = [task.biased(f"{side}_bias", I) for side in ("gate", "up")]
+    return _Gated(M, H, I, ranks, tuple(contracted), any(biased))
+
+
+def _plan_mlp(task: _Task, activation: str, form: str | None, B_M: int | None = None) -> Plan:
+    """`form`: of the last product, rows or columns; None for the first half alone."""
+    shapes, s, gated = task.shapes, task.itemsize, _gated(task, activation)
+    M, H, I, entering = gated.M, gated.H, gated.I, gated.ranks  # noqa: E741
     split = task.split(M, I, {None: "MN", "rows": "M", "columns": ""}[form])
     m, i = (M // task.cores, I) if split == "M" else (M, I // task.cores)
     dense = len(entering) < 2
@@ -270,7 +299,7 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
     def build(search: Search, part: int) -> None:
         if form == "columns":  # weights are read once: short rows are worth joining
             search.interleave_x = search.joined(H, entering.values())
-            search.interleave_h = search.joined(I, [down[1]])
+            search.interleave_h = search.joined(I, [shapes["down"][1]])
         made = search.enter(H, entering, task.transposed, part, keep=dense)
         if not search.fits:
             return
@@ -280,15 +309,15 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
         same_rank = not dense and len(set(entering.values())) == 1
         stage = Stage(
             "expand", "columns", contractions, i, search.M, s, exact=("depth",) if same_rank else (),
-            working=4 * search.M, stored=s * search.M if form is None else 0, biased=biased,
+            working=4 * search.M, stored=s * search.M if form is None else 0, biased=gated.biased,
             interleave=search.interleave_x if dense else 1, produces=search.interleave_h,
         )  # fmt: skip
         if search.stage(stage, stays + h) and form is not None:
             _build_down(search, shapes, I, H, form)
 
-    flops = 2 * m * (sum(r * H for r in entering.values()) + i * sum(between.values()))
+    flops = 2 * m * (sum(r * H for r in entering.values()) + i * sum(gated.contracted))
     if form is not None:
-        flops += 2 * m * (I * H if down_v is None else down[1] * (I + H))
+        flops += 2 * m * (shapes["down"][1] * (I + H) if "down_v" in shapes else I * H)
     sizes = [m] if form == "columns" else _sizes(m, B_M)
     result = m * (i if form is None else H) * s
     return task.best(split, sizes, [0] if dense else _parts(H), flops, result, build)
@@ -320,7 +349,7 @@ def plan_mlp_up(
     B_M: int | None = None,
 ) -> Plan:  # fmt: skip
     """Blocks of the first half of an MLP."""
-    return _plan_mlp(_Task("MLP up", shapes, dtype, machine, cores, x_transposed), None, B_M)
+    return _plan_mlp(_Task("MLP up", shapes, dtype, machine, cores, x_transposed), activation, None, B_M)
 
 
 def plan_mlp(
@@ -328,7 +357,7 @@ def plan_mlp(
     B_M: int | None = None,
 ) -> Plan:  # fmt: skip
     """Blocks of the whole MLP in one kernel."""
-    return _plan_mlp(_Task("MLP", shapes, dtype, machine, cores, x_transposed), "rows", B_M)
+    return _plan_mlp(_Task("MLP", shapes, dtype, machine, cores, x_transposed), activation, "rows", B_M)
 
 
 def plan_mlp_decode(
@@ -339,7 +368,7 @@ def plan_mlp_decode(
     M, _ = task.rows()
     if M > P:
         raise PlanError(f"MLP decode: at most {P} rows, got {M}: use `mlp`")
-    return _plan_mlp(task, "columns")
+    return _plan_mlp(task, activation, "columns")
 
 
 def _baseline(shapes: dict, dtype: str, machine: Machine, cores: int) -> tuple[_Task, int, int, int, str]:

@@ -39,10 +39,17 @@ def divisors(n: int) -> list[int]:
 
 
 def sizes(extent: int, exact: bool) -> list[int]:
-    """Sizes of blocks of a dimension, in whole tiles: dividing it if `exact`, since it is the rank; the whole of it too."""
+    """Sizes of blocks of a dimension, in whole tiles; the whole of it too.
+
+    exact: it is the rank, which blocks divide; where it has no middling divisor, as 13 tiles have not, blocks of equal size and a
+        smaller last one (7 + 6). Either way no tile is filled in part, so nothing is wasted.
+    """
     count = tiles(extent)
-    if exact:
-        steps = divisors(count) if extent % P == 0 else [1]
+    if exact and extent % P == 0:
+        middling = count <= 8 or any(count % n == 0 for n in range(3, 9))
+        steps = set(divisors(count)) if middling else {-(-count // n) for n in range(1, count + 1)}
+    elif exact:
+        steps = {1}
     else:
         steps = {2**i for i in range(12)} | set(divisors(count))
     return sorted({min(n * P, extent) for n in (*steps, count) if n <= count})
@@ -120,9 +127,19 @@ class Stage:
                 if group % self.produces == 0:
                     yield Blocks(width, depth, group)
 
-    def run(self, b: Blocks) -> int:
-        """Bytes of a descriptor of the weights."""
-        return b.width * self.itemsize * (self.interleave if b.width == self.N else 1)
+    def cost(self, b: Blocks) -> float:
+        """Bytes that streaming the weights costs as much as, see `moved`."""
+        rows = sum(map(sum, self.contractions))
+        joined = self.interleave if b.width >= self.N else 1
+        return sum(
+            moved(rows * width * self.itemsize, joined * width * self.itemsize) for width in pieces(self.N, b.width)
+        )
+
+    def divides(self, b: Blocks) -> bool:
+        """Whether no block of the rank is smaller than the others."""
+        ranks = [(self.N, b.width)] if "width" in self.exact else []
+        ranks += [(K, min(b.depth, K)) for K in map(sum, self.contractions) if "depth" in self.exact]
+        return all(rank % block == 0 for rank, block in ranks)
 
     def choose(self, machine: Machine, stays: Callable[[Blocks], int]) -> tuple[Blocks, Held] | None:
         """The best blocks that fit beside what stays: efficient descriptors, PSUM in two halves, few and large transfers."""
@@ -131,17 +148,13 @@ class Stage:
             held = self.held(b)
             if held.banks > machine.psum_banks or stays(b) + held.buffered > machine.sbuf_budget:
                 continue
-            run = min(self.run(b), EFFICIENT_RUN)
             overlap = 2 * held.banks <= machine.psum_banks  # one half is emptied while the other is filled
             emptied = min(b.group * self.M, 4 * F)  # numbers per partition that leave PSUM at once
-            score = (run, overlap, emptied, min(tiles(b.depth) * b.width, 2**13), -held.buffered)
+            together = min(tiles(b.depth) * b.width, 2**13)
+            score = (-self.cost(b), self.divides(b), overlap, emptied, together, -held.buffered)
             if best is None or score > best[0]:
                 best = score, b, held
         return best and best[1:]
-
-    def cost(self, b: Blocks) -> float:
-        size = sum(map(sum, self.contractions)) * self.N * self.itemsize
-        return moved(size, self.run(b))
 
 
 class Search:
@@ -234,9 +247,10 @@ class Search:
         self, K: int, weights: dict[str, int], transposed: bool, part: int
     ) -> dict[str, tuple[int, ...]]:
         sums = sum(tiles(r) * self.M * 4 for r in weights.values())
+        chunk = part
         for size in pieces(K, part):
             self.load(size, sums, transposed)
-        chunk = min(self.chunk, part)
+            chunk = min(chunk, self.chunk)
         for name, r in weights.items():
             stage = Stage(name, "columns", ((part,),), r, self.M, self.itemsize, exact=("width",))
             before = self.moved

@@ -33,7 +33,7 @@ _EXPORTS = {
     "plan": ("Blocks", "MatmulPlan", "Plan"),
     "machine": ("MACHINES", "Machine", "get_machine"),
     "errors": ("DialectError", "KernelError", "PlanError", "SimulationError"),
-    "simulator": ("Simulation", "simulate"),
+    "simulator": ("Simulation", "check_orders", "simulate"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

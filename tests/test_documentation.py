@@ -30,7 +30,7 @@ import pytest
 import yaml
 
 import optimum_neuronmm
-from optimum_neuronmm import LowRankLinear, NeuronMMConfig, NeuronModelForCausalLM
+from optimum_neuronmm import LowRankLinear, NeuronMMConfig, NeuronModelForCausalLM, kernels
 from optimum_neuronmm.commands.flags import PREFIX
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.ranks import Shape, removed_fraction, uniform_rank
@@ -351,6 +351,33 @@ def test_every_module_is_in_the_layout():
     layout = page("concepts/design").partition("## Layout")[2].partition("### Direction")[0]
     names = {path.name for path in (ROOT / "optimum_neuronmm").glob("*.py")} - {"__init__.py", "version.py"}
     assert names <= set(re.findall(r"`(\w+\.py)`", layout))
+
+
+def test_every_module_of_the_kernels_is_in_the_layout():
+    layout = page("concepts/design").partition("## Layout")[2].partition("### Direction")[0]
+    names = {path.name for path in (ROOT / "kernels").glob("*.py")}
+    assert names <= set(re.findall(r"`(\w+\.py)`", layout))
+
+
+def test_every_public_name_of_the_kernels_is_in_their_reference():
+    documented = set(re.findall(r"`(\w+)[(`]", page("reference/kernels")))
+    assert set(kernels.__all__) <= documented, set(kernels.__all__) - documented
+
+
+def test_documented_signatures_of_kernels_are_the_real_ones():
+    calls = {name: arguments for name, arguments in re.findall(r"`(\w+)\((.*?)\)`", page("reference/kernels"))}
+    assert {"low_rank_fused", "matmul", "mlp_up", "mlp", "simulate"} <= set(calls)
+    for name, arguments in calls.items():
+        function = getattr(kernels, name, None)
+        if isinstance(function, kernels.Kernel) or inspect.isfunction(function):
+            signature = inspect.signature(getattr(function, "body", function))
+            kept = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+            if isinstance(function, kernels.Kernel):
+                kept = [p for p in kept if p.name != "plan"]
+            real = str(inspect.Signature(kept))
+            assert ast.unparse(ast.parse(f"def f({arguments}): ...")) == ast.unparse(ast.parse(f"def f{real}: ...")), (
+                name
+            )
 
 
 def test_ranks_in_the_table_of_the_method():

@@ -13,7 +13,8 @@
 # limitations under the License.
 """NKI Beta 1 in NumPy: runs kernels without the Neuron SDK, and refuses what the hardware or the compiler would."""
 
+from .orders import check_orders
 from .run import Simulation, simulate
 
 
-__all__ = ["Simulation", "simulate"]
+__all__ = ["Simulation", "check_orders", "simulate"]

@@ -18,21 +18,26 @@ itself: whatever would need it (a comparison, `int()`, a list index) is refused,
 """
 
 from ..errors import SimulationError
+from .values import integer
 
 
 class LoopVariable:
-    """The variable of one loop: `trips` values 0, 1, ...; `value` is the one of the iteration that is running."""
+    """The variable of one loop: `trips` values 0, 1, ...; `value` is the one of the iteration that is running.
 
-    __slots__ = ("key", "trips", "value")
+    `active`: its loop is running; afterwards the index means nothing.
+    """
+
+    __slots__ = ("key", "trips", "value", "active")
 
     def __init__(self, key: int, trips: int):
-        self.key, self.trips, self.value = key, trips, 0
+        self.key, self.trips, self.value, self.active = key, trips, 0, True
 
 
 class Affine:
     """constant + sum of coefficient * loop variable."""
 
     __slots__ = ("terms", "constant")
+    __array_ufunc__ = None  # a NumPy number times an index is this class's to multiply
 
     def __init__(self, constant: int = 0, terms: tuple[tuple[LoopVariable, int], ...] = ()):
         self.constant, self.terms = constant, terms
@@ -41,9 +46,7 @@ class Affine:
     def of(cls, value) -> "Affine":
         if isinstance(value, Affine):
             return value
-        if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-            raise SimulationError(f"an index must be an integer or made of loop indices, got {value!r}")
-        return cls(int(value))
+        return cls(integer(value, "an index is an integer or made of loop indices"))
 
     @property
     def value(self) -> int:
@@ -79,12 +82,15 @@ class Affine:
     __radd__ = __add__
 
     def __mul__(self, factor):
+        if isinstance(factor, Grid):
+            return NotImplemented
         if isinstance(factor, Affine):
             if factor.terms and self.terms:
                 raise SimulationError("the product of two loop indices is not affine: index with sums of multiples")
             if self.terms == ():
                 return factor * self.constant
             factor = factor.constant
+        factor = integer(factor, "a loop index is multiplied")
         if not factor:
             return Affine()
         return Affine(self.constant * factor, tuple((v, c * factor) for v, c in self.terms))
@@ -100,7 +106,7 @@ class Affine:
     def __rsub__(self, other):
         return Affine.of(other) + self * -1
 
-    def _symbolic(self, *_):
+    def _symbolic(self, *_, **__):
         raise SimulationError(
             "a loop index has no value when the compiler traces the loop body, which it does once: it cannot be compared,"
             " branched on, divided, or used as a Python integer. Peel the special iteration, or use nl.static_range"
@@ -108,6 +114,10 @@ class Affine:
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __index__ = __int__ = __hash__ = _symbolic
     __floordiv__ = __mod__ = __truediv__ = __rfloordiv__ = __rmod__ = __rtruediv__ = __float__ = __divmod__ = _symbolic
+    __pow__ = __rpow__ = __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = __abs__ = __round__ = __rdivmod__ = (
+        _symbolic
+    )
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = __array__ = _symbolic
 
     def __repr__(self):
         parts = [f"{c}*i{v.key}" if c != 1 else f"i{v.key}" for v, c in self.terms]
@@ -118,13 +128,16 @@ class Grid:
     """An index array of `nl.arange`: base + sum over axes of coefficient * position, with a size per axis."""
 
     __slots__ = ("base", "axes")
+    __array_ufunc__ = None
 
     def __init__(self, base: Affine, axes: tuple[tuple[int, int], ...]):
-        self.base, self.axes = base, axes  # axes: (coefficient, size)
+        # (coefficient, size); an axis of one position goes nowhere, also where it is broadcast
+        self.base, self.axes = base, tuple((c if n > 1 else 0, n) for c, n in axes)
 
     def __getitem__(self, key):
         key = key if isinstance(key, tuple) else (key,)
-        if sum(item is not None for item in key) != len(self.axes) or any(k not in (None, slice(None)) for k in key):
+        plain = all(k is None or (isinstance(k, slice) and (k.start, k.stop, k.step) == (None,) * 3) for k in key)
+        if not plain or sum(item is not None for item in key) != len(self.axes):
             raise SimulationError(f"nl.arange takes new axes only, as in nl.arange(128)[:, None], got {key}")
         remaining = iter(self.axes)
         return Grid(self.base, tuple((0, 1) if item is None else next(remaining) for item in key))
@@ -143,7 +156,22 @@ class Grid:
 
     __radd__ = __add__
 
+    def __sub__(self, other):
+        return self + other * -1
+
+    def __rsub__(self, other):
+        return self * -1 + other
+
     def __mul__(self, factor: int):
+        factor = integer(factor, "an index array of nl.arange is multiplied")
         return Grid(self.base * factor, tuple((c * factor, n) for c, n in self.axes))
 
     __rmul__ = __mul__
+
+    def _unknown(self, *_, **__):
+        raise SimulationError(
+            "an index array of nl.arange is added to and multiplied by integers only: masks are not modelled"
+        )
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __hash__ = __iter__ = __array__ = _unknown
+    __floordiv__ = __mod__ = __truediv__ = __and__ = __or__ = __pow__ = _unknown

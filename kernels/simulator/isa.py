@@ -16,6 +16,7 @@
 Limits, buffers and data types are those of the docstrings of `nki.isa` (Neuron documentation, SDK 2.26.1).
 """
 
+import numbers
 from enum import Enum
 
 import numpy as np
@@ -26,6 +27,7 @@ from .memory import Result, Tensor, View
 from .recorder import current
 from .signatures import documented
 from .trace import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
+from .values import data_type, dimensions
 
 
 class engine(Enum):  # noqa: N801
@@ -59,8 +61,7 @@ _TANH = np.float32(np.sqrt(2 / np.pi))
 
 
 def _silu(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return x / (1 + np.exp(-x))
+    return x / (1 + np.exp(-x))
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
@@ -100,8 +101,8 @@ def _partition_size(view: View) -> tuple[int, int]:
     return view.shape[0], int(np.prod(view.shape[1:], dtype=int))
 
 
-def is_float(dtype: np.dtype) -> bool:
-    return np.dtype(dtype).name in ("float32", "bfloat16", "float16")
+def _result_dtype(dtype, default: np.dtype, name: str) -> np.dtype:
+    return default if dtype is None else data_type(dtype, f"{name}: dtype")
 
 
 @documented(signatures.isa.nc_matmul)
@@ -115,12 +116,13 @@ def nc_matmul(stationary, moving, is_stationary_onezero=False, is_moving_onezero
     if K != K_moving:
         raise SimulationError(f"nc_matmul: the partition sizes of {both} differ, {K} and {K_moving}")
     if S > machine.stationary_max:
-        raise SimulationError(f"nc_matmul: the free size of the stationary operand is at most {machine.stationary_max}, {both}")
+        raise SimulationError(
+            f"nc_matmul: the free size of the stationary operand is at most {machine.stationary_max}, {both}"
+        )
     if N > machine.moving_max:
-        raise SimulationError(f"nc_matmul: the free size of the moving operand is at most {machine.moving_max}, {both}")
-    for operand in (stationary, moving):
-        if not is_float(operand.dtype):
-            raise SimulationError(f"nc_matmul: a floating-point operand is expected, {operand.label} is {operand.dtype}")
+        raise SimulationError(
+            f"nc_matmul: the free size of the moving operand is at most {machine.moving_max}, {both}"
+        )
     if (stationary.dtype == np.float32) != (moving.dtype == np.float32):
         raise SimulationError(
             f"nc_matmul: both operands are float32 or none is, stationary is {stationary.dtype}, moving {moving.dtype}"
@@ -148,8 +150,8 @@ def nc_transpose(data, dtype=None, engine=None) -> Result:
         raise SimulationError(f"nc_transpose on TensorE reads SBUF, {data.label} is in {data.buffer}")
     # TensorE of NeuronCore-v2 writes float32; later ones pass the data through.
     native = np.dtype(np.float32) if on == TENSOR and get_nc_version() is nc_version.gen2 else data.dtype
-    if dtype is not None and np.dtype(dtype) != native:
-        raise SimulationError(f"nc_transpose: the result of {data.label} is {native}, {np.dtype(dtype)} would add a cast")
+    if _result_dtype(dtype, native, "nc_transpose") != native:
+        raise SimulationError(f"nc_transpose: the result of {data.label} is {native}, {dtype} would add a cast")
     flops, buffer = (2 * P * P * F, "psum") if on == TENSOR else (0, "sbuf")
     return current().emit(
         "nc_transpose", on, [data], (F, P), native, buffer, lambda a: a.reshape(P, F).T.astype(native),
@@ -161,7 +163,7 @@ def nc_transpose(data, dtype=None, engine=None) -> Result:
 def activation(op, data, bias=None, scale=1.0, dtype=None) -> Result:
     """op(data * scale + bias) in float32 on ScalarE; `bias` is a vector over the partitions."""
     function = getattr(op, "activation", op)
-    if function not in ACTIVATIONS:
+    if not isinstance(function, str) or function not in ACTIVATIONS:
         raise SimulationError(f"activation: unknown function {op!r}, the simulator has {', '.join(ACTIVATIONS)}")
     data = tile(data, "activation: data", "sbuf", "psum")
     operands = [data]
@@ -170,9 +172,9 @@ def activation(op, data, bias=None, scale=1.0, dtype=None) -> Result:
         if _partition_size(bias) != (data.shape[0], 1):
             raise SimulationError(f"activation: bias must be a vector [{data.shape[0]}, 1], got {bias.label}")
         operands.append(bias)
-    if not isinstance(scale, int | float):
-        raise SimulationError("activation: the simulator takes a number as scale")
-    dtype = np.dtype(dtype or data.dtype)
+    if not isinstance(scale, numbers.Real):
+        raise SimulationError(f"activation: the simulator takes a number as scale, got {type(scale).__name__}")
+    dtype = _result_dtype(dtype, data.dtype, "activation")
 
     def compute(a, b=None):
         x = a.astype(np.float32) * np.float32(scale)
@@ -181,8 +183,9 @@ def activation(op, data, bias=None, scale=1.0, dtype=None) -> Result:
         return ACTIVATIONS[function](x).astype(dtype)
 
     return current().emit(
-        "activation", SCALAR, operands, data.shape, dtype, "sbuf", compute, attributes={"op": function}
-    )
+        "activation", SCALAR, operands, data.shape, dtype, "sbuf", compute,
+        attributes={"op": function, "scale": float(scale)},
+    )  # fmt: skip
 
 
 _BINARY = {"add": np.add, "multiply": np.multiply}
@@ -192,7 +195,7 @@ _BINARY = {"add": np.add, "multiply": np.multiply}
 def tensor_tensor(data1, data2, op, dtype=None, engine=None) -> Result:
     """op(data1, data2), element by element, in float32, on VectorE or GpSimdE; not both operands in PSUM."""
     function = getattr(op, "__name__", op)
-    if function not in _BINARY:
+    if not isinstance(function, str) or function not in _BINARY:
         raise SimulationError(f"tensor_tensor: unknown op {op!r}, the simulator has {', '.join(_BINARY)}")
     data1, data2 = (tile(d, f"tensor_tensor: data{i}", "sbuf", "psum") for i, d in ((1, data1), (2, data2)))
     if _partition_size(data1) != _partition_size(data2):
@@ -201,7 +204,7 @@ def tensor_tensor(data1, data2, op, dtype=None, engine=None) -> Result:
         raise SimulationError(f"tensor_tensor: {data1.label} and {data2.label} are both in PSUM, at most one may be")
     on = choose(engine, "tensor_tensor", _E.vector, _E.gpsimd)
     _no_psum_on_gpsimd("tensor_tensor", on, data1, data2)
-    dtype = np.dtype(dtype or max(data1.dtype, data2.dtype, key=lambda d: d.itemsize))
+    dtype = _result_dtype(dtype, max(data1.dtype, data2.dtype, key=lambda d: d.itemsize), "tensor_tensor")
     return current().emit(
         "tensor_tensor", on, [data1, data2], data1.shape, dtype, "sbuf",
         lambda a, b: _BINARY[function](a.astype(np.float32), b.reshape(a.shape).astype(np.float32)).astype(dtype),
@@ -215,7 +218,7 @@ def tensor_copy(src, dtype=None, engine=None) -> Result:
     src = tile(src, "tensor_copy: src", "sbuf", "psum")
     on = choose(engine, "tensor_copy", _E.vector, _E.scalar, _E.gpsimd)
     _no_psum_on_gpsimd("tensor_copy", on, src)
-    dtype = np.dtype(dtype or src.dtype)
+    dtype = _result_dtype(dtype, src.dtype, "tensor_copy")
     return current().emit(
         "tensor_copy", on, [src], src.shape, dtype, "sbuf", lambda a: a.astype(np.float32).astype(dtype)
     )
@@ -225,7 +228,19 @@ def tensor_copy(src, dtype=None, engine=None) -> Result:
 def memset(shape, value, dtype, engine=None) -> Result:
     """A tile that holds one number."""
     on = choose(engine, "memset", _E.vector, _E.gpsimd)
-    return current().emit("memset", on, [], shape, dtype, "sbuf", lambda: np.full(shape, value, np.dtype(dtype)))
+    shape, dtype = dimensions(shape, "memset"), data_type(dtype, "memset")
+    if not isinstance(value, numbers.Real):
+        raise SimulationError(f"memset: a number is expected, got {type(value).__name__}")
+    return current().emit(
+        "memset",
+        on,
+        [],
+        shape,
+        dtype,
+        "sbuf",
+        lambda: np.full(shape, value, dtype),
+        attributes={"value": float(value)},
+    )
 
 
 def _runs(hbm: View, other: View) -> int:
@@ -233,8 +248,15 @@ def _runs(hbm: View, other: View) -> int:
     return min(hbm.contiguous(), other.contiguous()) * hbm.dtype.itemsize
 
 
-def load_view(src: View, transposed: bool = False) -> Result:
+def load_view(src: View) -> Result:
     """The result of a DMA from HBM to SBUF."""
+    if not src.shape:
+        raise SimulationError(
+            f"load: an element of {src.tensor.label} has no partition dimension, take a slice of one"
+        )
+    partitions = current().machine.partitions
+    if src.shape[0] > partitions:
+        raise SimulationError(f"load: {src.label} has {src.shape[0]} partitions, at most {partitions}")
     size = int(np.prod(src.shape, dtype=int)) * src.dtype.itemsize
     return current().emit(
         "load", DMA, [src], src.shape, src.dtype, "sbuf", lambda a: a.copy(),
@@ -260,6 +282,10 @@ def store_view(dst: View, src: View) -> None:
 def dma_copy(dst, src) -> None:
     """A DMA between HBM and SBUF."""
     dst, src = tile(dst, "dma_copy: dst", "sbuf", "hbm"), tile(src, "dma_copy: src", "sbuf", "hbm")
+    if dst.dtype != src.dtype:
+        raise SimulationError(
+            f"dma_copy: {src.dtype} is copied to {dst.dtype}: a DMA does not cast, copy the tile first"
+        )
     if (dst.buffer, src.buffer) == ("sbuf", "hbm"):
         current().assign(dst, load_view(src))
     elif (dst.buffer, src.buffer) == ("hbm", "sbuf"):

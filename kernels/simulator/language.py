@@ -13,7 +13,6 @@
 # limitations under the License.
 """`neuronxcc.nki.language` in NumPy: memory, loops, indices, transfers, and the operations that stand for one instruction."""
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import SimulationError
@@ -22,9 +21,10 @@ from .index import Affine, Grid
 from .memory import DynamicSlice, ParDim, Result, Tensor, View
 from .recorder import current
 from .signatures import documented
+from .values import BFLOAT16, FLOAT16, FLOAT32, data_type, integer
 
 
-bfloat16, float16, float32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32)
+bfloat16, float16, float32 = BFLOAT16, FLOAT16, FLOAT32
 sbuf, psum, hbm, private_hbm, shared_hbm = "sbuf", "psum", "hbm", "private_hbm", "shared_hbm"
 par_dim = ParDim
 
@@ -40,7 +40,9 @@ def _tensor(shape, dtype, buffer, name, zeros=False) -> Tensor:
     buffer = sbuf if buffer is None else buffer
     recorder = current()
     if buffer not in (sbuf, psum, hbm, private_hbm, shared_hbm):
-        raise SimulationError(f"unknown buffer {buffer!r}")
+        raise SimulationError(
+            f"unknown buffer {buffer!r}, the simulator has sbuf, psum, hbm, private_hbm and shared_hbm"
+        )
     if buffer in (sbuf, psum):
         return Tensor(recorder, shape, dtype, buffer, name, zeros=zeros)
     if zeros:
@@ -48,8 +50,9 @@ def _tensor(shape, dtype, buffer, name, zeros=False) -> Tensor:
     if len(recorder.frames) > 1:
         raise SimulationError("a tensor in HBM can only be made at the top level of a kernel, not inside a loop")
     tensor = Tensor(recorder, shape, dtype, "hbm", name)
-    first = recorder.outputs.setdefault(tensor.allocation.key, tensor)  # all programs share it
-    tensor.data, tensor.written = first.data, first.written
+    if buffer == shared_hbm:  # elsewhere each program has memory of its own
+        first = recorder.outputs.setdefault(tensor.allocation.key, tensor)
+        tensor.data, tensor.written, tensor.shared = first.data, first.written, True
     return tensor
 
 
@@ -67,14 +70,23 @@ def zeros(shape, dtype, buffer=None, name="") -> Tensor:
 
 
 def _trips(args, name: str) -> int:
-    if len(args) != 1 or isinstance(args[0], Affine) or int(args[0]) < 0:
+    if len(args) != 1:
         raise SimulationError(f"{name}: the simulator takes one number of iterations, got {args}")
-    return int(args[0])
+    trips = integer(args[0], f"{name}: the number of iterations")
+    if trips < 0:
+        raise SimulationError(f"{name}: the number of iterations is negative, {trips}")
+    return trips
 
 
 def _range(kind: str, args):
     for variable in current().loop(kind, _trips(args, f"nl.{kind}_range")):
         yield Affine(0, ((variable, 1),))
+
+
+def _some(args, name: str, most: int) -> tuple:
+    if not 1 <= len(args) <= most:
+        raise SimulationError(f"{name}: 1 to {most} numbers are expected, got {args}")
+    return args
 
 
 @documented(signatures.language.affine_range)
@@ -89,13 +101,16 @@ def sequential_range(*args):
 
 @documented(signatures.language.static_range)
 def static_range(*args):
-    return range(*args)
+    return range(*(integer(n, "nl.static_range") for n in _some(args, "nl.static_range", 3)))
 
 
 @documented(signatures.language.arange)
 def arange(*args) -> Grid:
-    start, stop = (0, args[0]) if len(args) == 1 else args
-    return Grid(Affine(int(start)), ((1, int(stop) - int(start)),))
+    numbers = [integer(n, "nl.arange") for n in _some(args, "nl.arange", 2)]
+    start, stop = (0, *numbers) if len(numbers) == 1 else numbers
+    if stop <= start:
+        raise SimulationError(f"nl.arange: the range {args} is empty")
+    return Grid(Affine(start), ((1, stop - start),))
 
 
 @documented(signatures.language.ds)
@@ -105,7 +120,7 @@ def ds(start, size) -> DynamicSlice:
 
 @documented(signatures.language.program_id)
 def program_id(axis):
-    if axis != 0:
+    if integer(axis, "program_id: the axis") != 0:
         raise SimulationError(f"program_id: the grid has one axis, got axis {axis}")
     frame = current().frames[0]
     return Affine(0, ((frame.variable, 1),)) if frame.variable.trips > 1 else Affine()
@@ -119,10 +134,8 @@ def num_programs(axes=None) -> int:
 @documented(signatures.language.load)
 def load(src, dtype=None) -> Result:
     src = isa.tile(src, "load: src", "hbm")
-    if dtype is not None and np.dtype(dtype) != src.dtype:
-        raise SimulationError(f"load: {src.dtype} is loaded as {np.dtype(dtype)}: load it as it is, then copy")
-    if src.shape[0] > current().machine.partitions:
-        raise SimulationError(f"load: {src.label} has {src.shape[0]} partitions, at most {current().machine.partitions}")
+    if dtype is not None and data_type(dtype, "load: dtype") != src.dtype:
+        raise SimulationError(f"load: {src.dtype} is loaded as {dtype}: load it as it is, then copy")
     return isa.load_view(src)
 
 
@@ -139,8 +152,10 @@ def load_transpose2d(src, dtype=None) -> View:
 
 @documented(signatures.language.matmul)
 def matmul(x, y, transpose_x=False) -> Result:
-    if not transpose_x:
-        raise SimulationError("matmul: give x transposed and transpose_x=True: a transpose is an instruction of its own")
+    if transpose_x is not True:
+        raise SimulationError(
+            "matmul: give x transposed and transpose_x=True: a transpose is an instruction of its own"
+        )
     return isa.nc_matmul(x, y)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import SimulationError
 from .index import Affine, Grid
 from .trace import Operand
+from .values import data_type, dimensions, integer
 
 
 ON_CHIP = ("sbuf", "psum")
@@ -35,30 +36,58 @@ class DynamicSlice:
     def __init__(self, start, size):
         if isinstance(size, Affine):
             raise SimulationError("nl.ds: the size must be a number, got a loop index")
-        self.start, self.size = Affine.of(start), int(size)
+        self.start, self.size = Affine.of(start), integer(size, "nl.ds: the size")
+        if self.size < 1:
+            raise SimulationError(f"nl.ds: the size must be positive, got {self.size}")
 
 
 class ParDim(int):
     """`nl.par_dim(n)`: the partition dimension of a shape."""
+
+    def __new__(cls, n):
+        return super().__new__(cls, integer(n, "nl.par_dim"))
 
 
 def _describe(shape) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-class Tensor:
-    """Memory in one buffer: sbuf, psum or hbm. Fresh floating-point memory holds NaN, and remembers what was written."""
+class Traced:
+    """What stands for a tensor while a kernel is traced: it has no values, and the simulator no operators for it."""
+
+    __hash__ = object.__hash__
+
+    def _unknown(self, *_, **__):
+        raise SimulationError(
+            f"{self.label}: the values of a tensor are not known when the kernel is traced, and Python's operators on it are not"
+            " modelled: use the operations of nl and nisa, and `tensor[...] += result`"
+        )
+
+    __bool__ = __int__ = __float__ = __index__ = __len__ = __iter__ = __contains__ = __array__ = _unknown
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _unknown
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = __rmatmul__ = _unknown
+    __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __neg__ = __abs__ = __and__ = __or__ = _unknown
+    __isub__ = __imul__ = __itruediv__ = __imatmul__ = _unknown
+
+
+class Tensor(Traced):
+    """Memory in one buffer: sbuf, psum or hbm. Fresh memory holds NaN, and remembers what was written."""
 
     def __init__(self, recorder, shape, dtype, buffer, name="", data=None, zeros=False, argument=False):
         self.recorder, self.buffer = recorder, buffer
-        self.shape, self.dtype = tuple(int(n) for n in shape), np.dtype(dtype)
-        self.argument = argument
+        what = f"a tensor {name!r} in {buffer}" if name else f"a tensor in {buffer}"
+        if not isinstance(name, str):
+            raise SimulationError(f"a tensor in {buffer}: the name is a string, got {name!r}")
+        self.shape, self.dtype = dimensions(shape, what), data_type(dtype, what)
+        self.argument, self.shared = argument, False  # shared: by the programs, and what a kernel returns
         if buffer in ON_CHIP and len(self.shape) < 2:
-            raise SimulationError(f"a tile in {buffer} needs a partition and a free dimension, got {_describe(self.shape)}")
-        if any(n < 1 for n in self.shape):
-            raise SimulationError(f"a tensor's dimensions must be positive, got {_describe(self.shape)}")
+            raise SimulationError(
+                f"a tile in {buffer} needs a partition and a free dimension, got {_describe(self.shape)}"
+            )
         if buffer in ON_CHIP and any(isinstance(n, ParDim) for n in tuple(shape)[1:]):
-            raise SimulationError(f"the leading dimension must be the partition dimension, got par_dim later in {_describe(self.shape)}")
+            raise SimulationError(
+                f"the leading dimension must be the partition dimension, got par_dim later in {_describe(self.shape)}"
+            )
         machine = recorder.machine
         size = math.prod(self.shape) * self.dtype.itemsize
         if buffer in ON_CHIP:
@@ -83,8 +112,7 @@ class Tensor:
             elif zeros:
                 self.data = np.zeros(self.shape, self.dtype)
             else:
-                poison = np.nan if self.dtype.kind in "fV" else 0
-                self.data = np.full(self.shape, poison, self.dtype)
+                self.data = np.full(self.shape, np.nan, self.dtype)
             self.written = np.full(self.shape, zeros or data is not None, np.uint8)
 
     @property
@@ -95,11 +123,12 @@ class Tensor:
         """The same HBM memory under another shape."""
         if self.buffer != "hbm":
             raise SimulationError(f"only HBM tensors are reshaped, {self.label} is in {self.buffer}")
+        shape = dimensions(shape, f"reshape of {self.label}")
         if math.prod(shape) != math.prod(self.shape):
             raise SimulationError(f"cannot reshape {self.label} to {_describe(shape)}")
         other = object.__new__(Tensor)
         other.__dict__.update(self.__dict__)
-        other.shape = tuple(shape)
+        other.shape = shape
         other.strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
         if self.data is not None:
             other.data, other.written = self.data.reshape(shape), self.written.reshape(shape)
@@ -118,11 +147,8 @@ class Tensor:
         self[...] += value
         return self
 
-    def __bool__(self):
-        raise SimulationError("the truth value of a tensor is not known when the kernel is traced")
 
-
-class View:
+class View(Traced):
     """A region of a tensor."""
 
     def __init__(self, tensor: Tensor, key):
@@ -139,27 +165,32 @@ class View:
         if grids and any(isinstance(item, slice | DynamicSlice) for item in key):
             raise SimulationError(f"{tensor.label}: slices and nl.arange indices cannot be mixed")
         offset, dims, self.partition = Affine(), [], Affine()
+        self.axes: list[
+            tuple[Affine, tuple]
+        ] = []  # per dimension of the tensor: the start, and (coefficient, size)s from it
         advanced = sum(grids, Grid(Affine(), ((0, 1),) * len(grids[0].axes))) if grids else None
         sizes = [n for _, n in advanced.axes] if grids else []
         strides = [0] * len(sizes)
         for axis, (item, extent, stride) in enumerate(zip(key, tensor.shape, tensor.strides, strict=True)):
-            low, high, start = self._extent(item, extent, axis)
+            start, shifts = self._item(item, extent, axis)
+            low = start.low + sum(min(0, c * (n - 1)) for c, n in shifts)
+            high = start.high + sum(max(0, c * (n - 1)) for c, n in shifts)
             if low < 0 or high >= extent:
                 raise SimulationError(
                     f"out of bounds: index range [{low}, {high}] of dimension {axis} of {tensor.label}, which has {extent}"
                 )
+            if not all(variable.active for variable, _ in start.terms):
+                raise SimulationError(f"{tensor.label} is indexed with {start!r}, the index of a loop that has ended")
             offset = offset + start * stride
+            self.axes.append((start, shifts))
             if axis == 0:
                 self.partition = start
             if isinstance(item, Grid):
                 strides = [s + c * stride for s, (c, _) in zip(strides, item.axes, strict=True)]
                 if tensor.buffer in ON_CHIP and axis == 0 and any(c for c, _ in item.axes[1:]):
                     raise SimulationError(f"{tensor.label}: the partition index must lie on the first axis")
-            elif isinstance(item, slice):
-                step = 1 if item.step is None else item.step
-                dims.append((stride * step, self._length))
-            elif isinstance(item, DynamicSlice):
-                dims.append((stride, item.size))
+            elif isinstance(item, slice | DynamicSlice):
+                dims.append((stride * shifts[0][0], shifts[0][1]))
             elif axis == 0 and tensor.buffer in ON_CHIP:
                 raise SimulationError(f"{tensor.label}: an integer drops the partition dimension, take a slice of one")
         self.offset = offset
@@ -173,28 +204,27 @@ class View:
                     f"{tensor.label}: a region must start at partition 0, 32, 64 or 96, got {self.partition!r}"
                 )
 
-    def _extent(self, item, extent: int, axis: int) -> tuple[int, int, Affine]:
-        """Lowest and highest index over all iterations, and the symbolic start."""
+    def _item(self, item, extent: int, axis: int) -> tuple[Affine, tuple[tuple[int, int], ...]]:
+        """The symbolic start, and what is added to it: (coefficient, size) per axis."""
         if isinstance(item, Grid):
-            span = sum(c * (n - 1) for c, n in item.axes if c > 0)
-            below = sum(c * (n - 1) for c, n in item.axes if c < 0)
-            return item.base.low + below, item.base.high + span, item.base
+            return item.base, item.axes
         if isinstance(item, DynamicSlice):
-            return item.start.low, item.start.high + item.size - 1, item.start
-        if isinstance(item, slice):
-            start = Affine.of(0 if item.start is None else item.start)
-            stop = Affine.of(extent if item.stop is None else item.stop)
-            if not start.terms and start.constant < 0 or not stop.terms and stop.constant < 0:
-                raise SimulationError(f"{self.tensor.label}: negative indices are not supported, got {item}")
-            length = stop - start
-            if length.terms:
-                raise SimulationError(f"{self.tensor.label}: the length of slice {item} depends on a loop index")
-            self._length = -(-length.constant // (item.step or 1))
-            if length.constant < 1:
-                raise SimulationError(f"{self.tensor.label}: slice {item} of dimension {axis} is empty")
-            return start.low, start.high + (self._length - 1) * (item.step or 1), start
-        start = Affine.of(item)
-        return start.low, start.high, start
+            return item.start, ((1, item.size),)
+        if not isinstance(item, slice):
+            return Affine.of(item), ()
+        start = Affine.of(0 if item.start is None else item.start)
+        stop = Affine.of(extent if item.stop is None else item.stop)
+        step = 1 if item.step is None else integer(item.step, f"{self.tensor.label}: the step of a slice")
+        if step < 1:
+            raise SimulationError(f"{self.tensor.label}: the step of a slice must be positive, got {item}")
+        if not start.terms and start.constant < 0 or not stop.terms and stop.constant < 0:
+            raise SimulationError(f"{self.tensor.label}: negative indices are not supported, got {item}")
+        length = stop - start
+        if length.terms:
+            raise SimulationError(f"{self.tensor.label}: the length of slice {item} depends on a loop index")
+        if length.constant < 1:
+            raise SimulationError(f"{self.tensor.label}: slice {item} of dimension {axis} is empty")
+        return start, ((step, -(-length.constant // step)),)
 
     @property
     def recorder(self):
@@ -250,8 +280,6 @@ class View:
     def write(self, values: np.ndarray) -> None:
         written = self._array(self.tensor.written)
         if self.buffer == "hbm":
-            if self.tensor.argument:
-                raise SimulationError(f"{self.tensor.label} is an argument of the kernel, which may not be written")
             if written.any():
                 raise SimulationError(f"{self.label} of {self.tensor.label}: an element in HBM is written twice")
         written[...] = 1
@@ -274,17 +302,15 @@ class View:
             return
         self.recorder.assign(self, value)
 
-    def __bool__(self):
-        raise SimulationError("the truth value of a tensor is not known when the kernel is traced")
 
-
-class Result:
+class Result(Traced):
     """What an instruction gives before it is assigned: assigning it costs nothing, using it makes it a tile."""
 
     def __init__(self, recorder, instruction, shape, dtype, buffer, values, fixed=False):
         self.recorder, self.instruction = recorder, instruction
         self.shape, self.dtype, self.buffer, self.values = tuple(shape), np.dtype(dtype), buffer, values
         self.fixed = fixed  # the buffer that the engine writes cannot be chosen
+        self.argument, self.scope = False, recorder.scope()
         self.view: View | None = None
 
     @property
@@ -293,6 +319,7 @@ class Result:
 
     def tile(self) -> View:
         """A tile of its own for a result that is used without having been assigned."""
+        self.recorder.check_scope(self)
         if self.view is None:
             tensor = Tensor(self.recorder, self.shape, self.dtype, self.buffer, name=self.instruction.name)
             self.recorder.bind(self, tensor[...])
@@ -302,6 +329,8 @@ class Result:
         view = self.tile()
         return view if key is Ellipsis else view.tensor[key]
 
-    def __bool__(self):
-        raise SimulationError("the truth value of a tile is not known when the kernel is traced")
+    def __setitem__(self, key, value):
+        raise SimulationError(f"{self.label} is written: assign it to a tile of nl.ndarray first")
 
+    def __iadd__(self, value):
+        raise SimulationError(f"{self.label} is added to: assign it to a tile of nl.ndarray first")

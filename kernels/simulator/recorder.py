@@ -18,12 +18,14 @@ must repeat it operation by operation: a body that depends on Python state which
 """
 
 import random
+import weakref
 from contextlib import contextmanager
 
 import numpy as np
 
 from ..errors import SimulationError
 from ..machine import Machine
+from .checks import check_apart, check_write
 from .index import LoopVariable
 from .memory import Result, Tensor, View
 from .trace import DMA, VECTOR, Allocation, Instruction, Loop, Trace
@@ -39,6 +41,7 @@ class _Frame:
         self.loop, self.variable, self.entries, self.recorded = loop, variable, entries, recorded
         self.position = 0
         self.iteration = object()  # of the present iteration: its tensors are out of scope in the next
+        self.results: list[weakref.ref] = []  # of the present iteration: some are not assigned yet
 
 
 class Recorder:
@@ -57,12 +60,17 @@ class Recorder:
         self.machine, self.dry, self.order, self.programs = machine, dry, order, programs
         self.random = random.Random(seed)
         self.allocations: list[Allocation] = []
-        self.arguments: list[Loop] = []
         self.keys = 0
         self.frames: list[_Frame] = []
         self.root: Loop | None = None
         self.shadows: dict[int, list] = {}  # id of a Loop -> its entries, allocations and binds included
-        self.outputs: dict[int, Tensor] = {}  # HBM tensors, shared by the programs
+        self.outputs: dict[int, Tensor] = {}  # HBM tensors that the programs share
+        self.left: Loop | None = None  # a loop that was left before its end
+
+    def _key(self) -> int:
+        """A number of its own, for a loop or an allocation."""
+        self.keys += 1
+        return self.keys
 
     # Loops
 
@@ -80,33 +88,48 @@ class Recorder:
         """Yields the variable of a loop, once per iteration."""
         if trips < 1:
             return
-        self.keys += 1
-        fresh = Loop(kind, trips, key=self.keys)
+        self._settle()
         if self.frames:
-            loop = self._entry(("loop", kind, trips), lambda: fresh)
+            loop = self._entry(("loop", kind, trips), lambda: Loop(kind, trips, key=self._key()))
         else:
-            loop = self.root = fresh
+            loop = self.root = Loop(kind, trips, key=self._key())
+        recorded = id(loop) in self.shadows  # perhaps as a loop that does nothing
         entries = self.shadows.setdefault(id(loop), [])
         variable = LoopVariable(loop.key, trips)
-        frame = _Frame(loop, variable, entries, recorded=bool(entries))
+        frame = _Frame(loop, variable, entries, recorded)
         self.frames.append(frame)
         try:
             for value in self._values(kind, trips):
-                variable.value, frame.position, frame.iteration = value, 0, object()
+                variable.value, frame.position, frame.iteration, frame.results = value, 0, object(), []
                 yield variable
                 if self.frames[-1] is not frame:
-                    raise SimulationError("a loop was left with `break` or an exception while another one was running")
+                    self.left = self.frames[-1].loop
+                if self.left is not None:
+                    raise SimulationError(
+                        f"{self.left.label} was left with `break`, `return` or an exception: the"
+                        " compiler traces the body once, and the loop runs to its end"
+                    )
                 if frame.recorded and frame.position != len(entries):
                     raise self._differs(loop, f"ended after {frame.position} of {len(entries)} operations")
                 frame.recorded = True
+        except GeneratorExit:
+            self.left = loop  # raising here would go unnoticed: the loop around this one says so
         finally:
+            variable.active = False
             if frame in self.frames:
                 del self.frames[self.frames.index(frame) :]
+
+    def _settle(self) -> None:
+        """Gives a tile to each result that was not assigned, before a loop starts: it is made here, and not inside."""
+        for reference in self.frames[-1].results if self.frames else ():
+            result = reference()
+            if result is not None and result.view is None and result.buffer != "hbm":
+                result.tile()
 
     @staticmethod
     def _differs(loop: Loop, what: str) -> SimulationError:
         return SimulationError(
-            f"an iteration of a {loop.kind} loop of {loop.trips} does not repeat the first one: {what}. The compiler traces a"
+            f"an iteration of {loop.label} does not repeat the first one: {what}. The compiler traces a"
             " loop body once, so it may not depend on Python state that the loop changes, nor on the value of the index"
         )
 
@@ -132,7 +155,9 @@ class Recorder:
     def scope(self) -> tuple:
         return tuple((frame, frame.iteration) for frame in self.frames)
 
-    def check_scope(self, tensor: Tensor) -> None:
+    def check_scope(self, tensor: Tensor | Result) -> None:
+        if _RUNNING and _RUNNING[-1] is not self:
+            raise SimulationError(f"{tensor.label} belongs to another run of a kernel")
         if tensor.argument:
             return
         for depth, (frame, iteration) in enumerate(tensor.scope):
@@ -144,16 +169,12 @@ class Recorder:
     # Memory
 
     def allocate(self, name: str, shape: tuple, dtype: str, buffer: str, size: int) -> Allocation:
-        self.keys += 1
-        loops = tuple(frame.loop for frame in self.frames)
-        made = Allocation(self.keys, name, shape, dtype, buffer, size, loops)
-        if self.frames:
-            known = self._entry(("allocate", name, shape, dtype, buffer), lambda: made)
-        else:
-            known = made
-        if known is made:
-            self.allocations.append(made)
-        return known
+        def make() -> Allocation:
+            loops = tuple(frame.loop for frame in self.frames)
+            self.allocations.append(Allocation(self._key(), name, shape, dtype, buffer, size, loops))
+            return self.allocations[-1]
+
+        return self._entry(("allocate", name, shape, dtype, buffer), make) if self.frames else make()
 
     # Instructions
 
@@ -162,15 +183,21 @@ class Recorder:
     ) -> Result:
         """Records an instruction on operands that were checked, and runs it: `compute` takes their values as arrays."""
         views = [tile.tile() if isinstance(tile, Result) else tile for tile in operands]
-        key = (name, engine, *(view.key for view in views), tuple(shape), str(np.dtype(dtype)))
+        attributes = tuple((what, repr(value)) for what, value in counts.get("attributes", {}).items())
+        key = (name, engine, *(view.key for view in views), tuple(shape), str(np.dtype(dtype)), *attributes)
         instruction = self._entry(
             key, lambda: Instruction(name, engine, tuple(view.operand() for view in views), **counts)
         )
         if engine == DMA:
             for view in views:
                 view.tensor.allocation.dma = True
-        values = None if self.dry else compute(*(view.read() for view in views))
-        return Result(self, instruction, shape, dtype, buffer, values, fixed)
+        values = None
+        if not self.dry:
+            with np.errstate(all="ignore"):  # overflow and NaN are results like others
+                values = compute(*(view.read() for view in views))
+        result = Result(self, instruction, shape, dtype, buffer, values, fixed)
+        self.frames[-1].results.append(weakref.ref(result))
+        return result
 
     def bind(self, result: Result, view: View) -> None:
         """Makes `view` what the instruction of `result` writes."""
@@ -183,44 +210,38 @@ class Recorder:
         write = view.operand()
         known = self._entry(("write", view.key, accumulate), lambda: write)
         if known is write:
+            check_write(result.instruction, result.dtype, view, self.machine)
+            if not accumulate:
+                shared = view.buffer == "hbm" and view.tensor.shared
+                check_apart(view, self.frames[0 if shared else len(view.tensor.scope) :])
             result.instruction.write, result.instruction.accumulate = write, accumulate
             if result.instruction.name == "load":
                 run = view.contiguous() * view.dtype.itemsize
                 result.instruction.run = min(result.instruction.run, run)
         if result.instruction.engine == DMA:
             view.tensor.allocation.dma = True
-        if not accumulate:
-            self._check_affine(view)
-
-    def _check_affine(self, view: View) -> None:
-        """Different iterations of an affine loop write different memory, or memory of their own."""
-        inside = len(view.tensor.scope)
-        for frame in self.frames[inside:]:
-            if frame.loop.kind == "affine" and frame.loop.trips > 1 and not view.offset.coefficient(frame.variable):
-                raise SimulationError(
-                    f"different iterations of an affine loop of {frame.loop.trips} write the same {view.label} of"
-                    f" {view.tensor.label}: index it with the loop, allocate it inside, or use nl.sequential_range"
-                )
 
     def assign(self, view: View, value) -> None:
         """`view[...] = value`: free for a fresh result, a copy instruction for a tile."""
-        if isinstance(value, int | float):
+        if isinstance(value, int | float | np.generic):
             raise SimulationError(f"{view.label}: assign a tile, or fill with nisa.memset, not the number {value}")
         if not isinstance(value, Result | View | Tensor):
             raise SimulationError(f"{view.label}: a tile is expected, got {type(value).__name__}")
         if view.buffer == "hbm":
             raise SimulationError(f"{view.label} is in HBM: write it with nl.store")
+        if value.buffer == "hbm":
+            raise SimulationError(f"{value.label} is in HBM: read it with nl.load")
         elements = view.shape[0], int(np.prod(view.shape[1:]))
         if (value.shape[0], int(np.prod(value.shape[1:]))) != elements:
             raise SimulationError(f"{view.label} is assigned {tuple(value.shape)}: the shapes differ")
         if isinstance(value, Result) and value.view is None:
             free = value.buffer == view.buffer or not value.fixed
-            if free and value.dtype == view.dtype:
+            # TensorE writes PSUM itself: another data type there is refused, and not converted by a copy.
+            if free and (value.dtype == view.dtype or (value.fixed and view.buffer == "psum")):
+                self.check_scope(value)
                 self.bind(value, view)
                 return
         source = value[...] if isinstance(value, Tensor) else value
-        if source.buffer == "hbm":
-            raise SimulationError(f"{source.label} is in HBM: read it with nl.load")
         copied = self.emit(
             "tensor_copy", VECTOR, [source], view.shape, view.dtype, view.buffer,
             lambda a: a.reshape(view.shape).astype(view.dtype),
@@ -229,9 +250,15 @@ class Recorder:
 
     def accumulate(self, view: View, value) -> None:
         """`view[...] += value`: free for a matrix product in PSUM, an addition on VectorE elsewhere."""
-        if isinstance(value, Result) and value.view is None and value.instruction.name == "nc_matmul" and view.buffer == "psum":
+        if (
+            isinstance(value, Result)
+            and value.view is None
+            and value.instruction.name == "nc_matmul"
+            and view.buffer == "psum"
+        ):
             if tuple(value.shape) != view.shape:
                 raise SimulationError(f"{view.label} accumulates {value.label}: the shapes differ")
+            self.check_scope(value)
             self._bind(value, view, accumulate=True)
             if not self.dry:
                 view.write(view.read() + value.values)

@@ -13,9 +13,10 @@
 # limitations under the License.
 """`simulate`: a kernel on NumPy arrays, or on shapes alone."""
 
+import functools
+import inspect
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
 from ..beta1 import Beta1
@@ -25,9 +26,10 @@ from ..kernel import Kernel, Spec
 from ..machine import Machine, get_machine
 from ..pipeline import Pipeline
 from . import isa, language
-from .memory import Tensor
+from .memory import Tensor, Traced
 from .recorder import Recorder, running
 from .trace import Trace
+from .values import data_type, dimensions, integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +92,58 @@ def _numpy(value, name: str) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return value
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            return value.float().numpy().astype(ml_dtypes.bfloat16)
-        return value.numpy()
+        try:
+            value = value.detach().cpu()
+            bfloat16 = str(value.dtype) == "torch.bfloat16"
+            return value.float().numpy().astype(language.bfloat16) if bfloat16 else value.numpy()
+        except (TypeError, RuntimeError, NotImplementedError) as error:
+            raise SimulationError(f"{name}: this torch tensor has no NumPy form: {error}") from error
     raise SimulationError(f"{name}: expected a NumPy array or a torch tensor, got {type(value).__name__}")
+
+
+def _argument(recorder: Recorder, name: str, value) -> Tensor:
+    """The tensor in HBM for an argument of the kernel."""
+    if not recorder.dry:
+        value = _numpy(value, name)
+    elif not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise SimulationError(
+            f"{name}: expected a Spec, or anything with a shape and a dtype, got {type(value).__name__}"
+        )
+    shape = dimensions(value.shape, name)
+    if not shape:
+        raise SimulationError(f"{name}: a tensor has at least one dimension, got a number")
+    data = None if recorder.dry else value
+    return Tensor(recorder, shape, data_type(value.dtype, name), "hbm", name, data=data, argument=True)
+
+
+def _bind(function, args, kwargs) -> inspect.BoundArguments:
+    """The call of a plain function; absent tensors (None) are left as they are."""
+    name = getattr(function, "__name__", repr(function))
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise SimulationError(f"a kernel or a function is expected, got {name}") from None
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in signature.parameters.values()):
+        raise SimulationError(f"{name}{signature}: a kernel names each of its tensors")
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise SimulationError(f"{name}{signature}: {error}") from None
+
+
+def _check_capacity(trace: Trace, machine: Machine) -> None:
+    """What is live at once must fit, even without second buffers."""
+    for buffer, capacity, granule in (
+        ("sbuf", machine.sbuf_partition, 1),
+        ("psum", machine.psum_partition, machine.psum_bank),
+    ):
+        peak, held = trace.held(buffer, granule=granule)
+        if peak > capacity:
+            largest = ", ".join(f"{a.name or 'tile'}{list(a.shape)} of {a.dtype}: {size}" for size, a in held[:4])
+            raise SimulationError(
+                f"{peak} bytes per partition of {buffer} are live at once, {machine.name} has {capacity}; the largest of"
+                f" {len(held)} tiles are {largest}"
+            )
 
 
 def simulate(
@@ -119,6 +168,8 @@ def simulate(
         plan: block sizes; without it the kernel's own.
         order: of the iterations of affine loops and of the programs: forward, reversed or shuffled (by `seed`).
         dry: no data; each loop body runs once and is counted by its trip count. Same trace, at the cost of the source's size.
+            What needs data or a second iteration goes unnoticed: reads of what was never written, elements that are written
+            twice or never, Python state that a loop changes.
         unroll: loops are unrolled, as for a compiler that should see no symbolic index.
 
     Raises:
@@ -126,39 +177,50 @@ def simulate(
         PlanError: no block sizes fit.
     """
     on = get_machine(target)
+    if integer(cores, "cores") < 1:
+        raise SimulationError(f"cores: at least one is expected, got {cores}")
     if isinstance(kernel, Pipeline):
         options = {"target": on, "cores": cores, "order": order, "dry": dry, "seed": seed, "unroll": unroll}
         return _simulate_pipeline(kernel, args, kwargs, **options)
     if isinstance(kernel, Kernel):
         tensors, settings = kernel.bind(*args, **kwargs)
         plan = plan or kernel.plan(*args, target=on, cores=cores, **kwargs)
-        cores, body, settings = plan.cores, kernel.body, {**settings, "plan": plan}
+        if not hasattr(plan, "cores"):
+            raise SimulationError(f"{kernel.name}: expected a plan of this kernel, got {type(plan).__name__}")
+        cores = plan.cores
     else:
-        body, settings = kernel, {}
-        names = body.__code__.co_varnames[: body.__code__.co_argcount]
-        tensors = {**dict(zip(names, args, strict=False)), **kwargs}
+        if plan is not None:
+            raise SimulationError("a plain function takes no plan: give it what it needs as arguments of its own")
+        call = _bind(kernel, args, kwargs)
+        tensors = {name: value for name, value in call.arguments.items() if value is not None}
     recorder = Recorder(on, dry=dry, order=order, programs=cores, seed=seed)
-    arguments = {}
-    for name, value in tensors.items():
-        data = None if dry else _numpy(value, name)
-        dtype = language.bfloat16 if str(value.dtype).endswith("bfloat16") else np.dtype(str(value.dtype).split(".")[-1])
-        arguments[name] = Tensor(recorder, value.shape, dtype, "hbm", name, data=data, argument=True)
+    arguments = {name: _argument(recorder, name, value) for name, value in tensors.items()}
     if isinstance(kernel, Kernel):
-        arguments = {name: arguments.get(name) for name in kernel.tensors}
+        body = functools.partial(
+            kernel.body, **{name: arguments.get(name) for name in kernel.tensors}, **settings, plan=plan
+        )
+    else:
+        call.arguments.update(arguments)
+        body = functools.partial(kernel, *call.args, **call.kwargs)
     dialect = Beta1(language, isa, unroll=unroll)
     outputs: tuple = ()
     with running(recorder), speaking(dialect):
         for _ in recorder.loop("program", cores):
-            returned = body(**arguments, **settings)
+            returned = body()
             outputs = returned if isinstance(returned, tuple) else (returned,)
+    trace = recorder.trace()
+    _check_capacity(trace, on)
     for tensor in outputs:
-        if not isinstance(tensor, Tensor) or tensor.buffer != "hbm":
-            raise SimulationError(f"a kernel returns tensors in HBM, got {tensor!r}")
+        if not isinstance(tensor, Tensor) or not tensor.shared:
+            what = tensor.label if isinstance(tensor, Traced) else repr(tensor)
+            raise SimulationError(
+                f"a kernel returns tensors that it made in nl.shared_hbm, one or a tuple of them, got {what}"
+            )
         if not dry and not tensor.written.all():
             missing = int(tensor.written.size - np.count_nonzero(tensor.written))
             raise SimulationError(f"{tensor.label}: {missing} of {tensor.written.size} elements were never written")
     arrays = tuple(Spec(tensor.shape, str(tensor.dtype)) if dry else tensor.data for tensor in outputs)
-    return Simulation(arrays, recorder.trace(), on, plan)
+    return Simulation(arrays, trace, on, plan)
 
 
 def _simulate_pipeline(pipeline: Pipeline, args, kwargs, **options) -> Simulation:

@@ -89,6 +89,10 @@ class Loop:
     body: list = field(default_factory=list)
     key: int = 0
 
+    @property
+    def label(self) -> str:
+        return f"the {self.kind} loop of {self.trips}"
+
 
 class Trace:
     """The instructions of one kernel, or of several that run one after the other."""
@@ -166,6 +170,10 @@ class Trace:
         the transfer of one iteration overlap with the work of another. A tile named "resident" is filled once for much work and
         counts once. `granule`: bytes that an allocation is rounded up to.
         """
+        return self.held(buffer, buffered, granule)[0]
+
+    def held(self, buffer: str, buffered: bool = False, granule: int = 1) -> tuple[int, list[tuple[int, Allocation]]]:
+        """What `peak` counts, and the allocations that are live there: (bytes, allocation), the largest first."""
         spans: dict[int, list] = {}
         position = 0
 
@@ -194,15 +202,19 @@ class Trace:
 
         walk(self.body, ())
         changes: Counter = Counter()
+        sizes = []
         for first, last, allocation in spans.values():
             size = -(-allocation.bytes // granule) * granule
             streamed = allocation.dma and allocation.name != "resident"
             if buffered and streamed and any(loop.trips > 1 for loop in allocation.loops):
                 size *= 2
+            sizes.append((first, last, size, allocation))
             changes[first] += size
             changes[last + 1] -= size
-        peak = live = 0
-        for at in sorted(changes):
-            live += changes[at]
-            peak = max(peak, live)
-        return peak
+        peak = live = at = 0
+        for position in sorted(changes):
+            live += changes[position]
+            if live > peak:
+                peak, at = live, position
+        there = [(size, allocation) for first, last, size, allocation in sizes if first <= at <= last]
+        return peak, sorted(there, key=lambda item: (-item[0], item[1].key))

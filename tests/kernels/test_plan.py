@@ -42,7 +42,7 @@ LOW_RANK = [
 MLPS = {
     "llama-1b": (2048, 8192, 1280),
     "llama-3b": (3072, 8192, 1792),
-    "qwen3-4b": (2560, 9728, 1664),
+    "qwen3-4b": (2560, 9728, 1792),
     "tp4": (2048, 2048, 640),
 }
 
@@ -86,6 +86,11 @@ def test_blocks_divide_the_rank_of_an_mlp(model, rows):
         assert r % stages[stage].width == 0
     for stage in ("expand", "down"):
         assert r % stages[stage].depth == 0
+
+
+def test_a_rank_of_a_prime_number_of_tiles_still_gets_wide_blocks_and_one_strip():
+    plan = mlp.plan(*gated(500, 2560, 9728, 13 * 128))
+    assert plan.B_M == 500 and plan.stages["down_u"].width == 7 * 128
 
 
 @pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
@@ -135,7 +140,7 @@ def test_cores_share_rows_where_each_gets_a_tile_of_them(M, N, cores, split):
         (low_rank_fused, low_rank(7, 256, 128, 511), 2, "2 cores cannot share M = 7 or N = 511 evenly"),
         (low_rank_fused, low_rank(8, 256, 128, 512), 0, "cores must be at least 1, got 0"),
         (mlp, gated(511, 256, 512, 128), 2, "cannot share M = 511 evenly: run it on one core, or compose"),
-        (mlp_decode, gated(2, 256, 512, 128), 2, "no dimension of this kernel"),
+        (mlp_decode, gated(2, 256, 512, 128), 2, "runs on one core, not on 2"),
         (mlp_decode, gated(129, 256, 512, 128), 1, "at most 128 rows, got 129: use `mlp`"),
         (low_rank_fused, (Spec((4, 5)), Spec((6, 2)), Spec((2, 3))), 1, "columns of X and rows of U must agree, got 5 and 6"),
         (low_rank_fused, (Spec((4, 5)), Spec((5, 2)), Spec((3, 3))), 1, "columns of U and rows of V must agree, got 2 and 3"),

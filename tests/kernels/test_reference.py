@@ -16,23 +16,84 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig
+from transformers import Gemma2Config, LlamaConfig
+from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from optimum_neuronmm.kernels.reference import low_rank_matmul, low_rank_mlp
+from optimum_neuronmm.kernels.reference import (
+    low_rank_matmul,
+    matmul_reference,
+    matmul_transposed_reference,
+    mlp_reference,
+    mlp_up_reference,
+)
+
+
+SIDES = ("gate", "up", "down")
+H, I, R = 24, 40, 8  # noqa: E741
 
 
 def random(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape) + seed)).to(dtype)
 
 
+def module(activation: str, dtype=torch.float32, bias=False):
+    """A gated MLP of transformers with random parameters."""
+    sizes = {"hidden_size": H, "intermediate_size": I}
+    if activation == "gelu_tanh":
+        assert not bias
+        mlp = Gemma2MLP(Gemma2Config(**sizes, hidden_activation="gelu_pytorch_tanh"))
+    else:
+        mlp = LlamaMLP(LlamaConfig(**sizes, mlp_bias=bias))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.copy_(torch.randn(parameter.shape) / (parameter.shape[-1] ** 0.5 if parameter.ndim == 2 else 1))
+    return mlp.to(dtype)
+
+
+def arguments(mlp, factored: str, dtype=torch.float32) -> dict:
+    """Tensors of the twin, dense (d) or in factors (f) for gate, up and down; factored weights of `mlp` become U V."""
+    tensors = {}
+    for side, how in zip(SIDES, factored, strict=True):
+        linear = getattr(mlp, f"{side}_proj")
+        K, N = linear.in_features, linear.out_features
+        if how == "f":
+            U, V = random(K, R, dtype=dtype, seed=len(side)) / K**0.5, random(R, N, dtype=dtype, seed=9) / R**0.5
+            with torch.no_grad():
+                linear.weight.copy_((U @ V).T)
+        else:
+            U, V = linear.weight.detach().T, None
+        tensors |= {side: U, f"{side}_v": V}
+        if linear.bias is not None:
+            tensors[f"{side}_bias"] = linear.bias.detach()
+    return tensors
+
+
+def assert_close(actual, expected, dtype=torch.float32):
+    tolerance = 1e-5 if dtype == torch.float32 else 4e-2
+    assert actual.shape == expected.shape and actual.dtype == dtype
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
 @pytest.mark.parametrize(("M", "K", "r", "N"), [(4, 32, 8, 48), (1, 33, 7, 5), (130, 17, 1, 129), (3, 8, 8, 8)])
 def test_low_rank_matmul_is_the_product(M, K, r, N):
-    X, U, V = random(M, K), random(K, r), random(r, N)
+    X, U, V, b = random(M, K), random(K, r), random(r, N), random(N)
     expected = X.double() @ (U.double() @ V.double())
     actual = low_rank_matmul(X, U, V)
     assert actual.shape == (M, N) and actual.dtype == X.dtype
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(low_rank_matmul(X, U, V, b), actual + b)
+    torch.testing.assert_close(low_rank_matmul(X.T, U, V, b, x_transposed=True), actual + b)
+
+
+@pytest.mark.parametrize(("M", "K", "N"), [(4, 32, 48), (1, 33, 5), (130, 17, 129)])
+def test_dense_products_are_linear_layers(M, K, N):
+    X, W, b = random(M, K), random(K, N), random(N)
+    torch.testing.assert_close(matmul_reference(X, W), torch.nn.functional.linear(X, W.T))
+    torch.testing.assert_close(matmul_reference(X, W, b), torch.nn.functional.linear(X, W.T, b))
+    torch.testing.assert_close(matmul_reference(X.T, W, b, x_transposed=True), torch.nn.functional.linear(X, W.T, b))
+    torch.testing.assert_close(matmul_transposed_reference(X.T, W), torch.nn.functional.linear(X, W.T))
 
 
 def test_the_smaller_product_comes_first():
@@ -43,25 +104,44 @@ def test_the_smaller_product_comes_first():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_rank_mlp_is_the_mlp_of_llama(dtype):
-    H, I, r = 24, 40, 8  # noqa: E741
-    mlp = LlamaMLP(LlamaConfig(hidden_size=H, intermediate_size=I)).to(dtype)
-    factors = {}
+@pytest.mark.parametrize("factored", ["fff", "ffd", "fdf", "fdd", "dff", "dfd", "ddf", "ddd"])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_mlp_is_that_of_llama_and_of_gemma(activation, factored, dtype):
+    mlp, X = module(activation, dtype), random(5, H, dtype=dtype)
+    tensors = arguments(mlp, factored, dtype)
     with torch.no_grad():
-        for name, K, N in (("gate_proj", H, I), ("up_proj", H, I), ("down_proj", I, H)):
-            U, V = random(K, r, dtype=dtype, seed=len(factors)) / K**0.5, random(r, N, dtype=dtype, seed=9) / r**0.5
-            factors[name] = U, V
-            getattr(mlp, name).weight.copy_((U @ V).T)
-        X = random(5, H, dtype=dtype)
-        actual, expected = low_rank_mlp(X, *factors.values()), mlp(X)
-    tolerance = 1e-5 if dtype == torch.float32 else 4e-2
-    assert actual.shape == (5, H) and actual.dtype == dtype
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+        expected = mlp(X)
+    assert_close(mlp_reference(X, **tensors, activation=activation), expected, dtype)
+    assert_close(mlp_reference(X.T, **tensors, activation=activation, x_transposed=True), expected, dtype)
+
+
+@pytest.mark.parametrize("factored", ["fff", "fdf", "ddd"])
+def test_biases_are_those_of_llama(factored):
+    mlp, X = module("silu", bias=True), random(5, H)
+    tensors = arguments(mlp, factored)
+    assert {f"{side}_bias" for side in SIDES} < set(tensors)
+    with torch.no_grad():
+        assert_close(mlp_reference(X, **tensors), mlp(X))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("factored", ["ff", "fd", "df", "dd"])
+def test_the_first_half_is_what_the_down_projection_gets(factored, bias):
+    mlp, X = module("silu", bias=bias), random(5, H)
+    tensors = {key: value for key, value in arguments(mlp, factored + "d").items() if not key.startswith("down")}
+    with torch.no_grad():
+        expected = mlp.act_fn(mlp.gate_proj(X)) * mlp.up_proj(X)
+    for x, across in ((X, False), (X.T, True)):
+        hT = mlp_up_reference(x, **tensors, x_transposed=across)
+        assert hT.shape == (I, 5)
+        assert_close(hT.T, expected)
 
 
 def test_the_activation_is_applied_to_the_gate_alone():
     X, identity = random(3, 4), torch.eye(4)
-    gate, up, down = (identity, 2 * identity), (identity, 3 * identity), (identity, 5 * identity)
-    torch.testing.assert_close(low_rank_mlp(X, gate, up, down, torch.relu), torch.relu(2 * X) * 3 * X * 5)
+    call = (X, identity, 2 * identity, identity, 3 * identity, identity, 5 * identity)
     silu = torch.nn.functional.silu(2 * X)  # the default
-    torch.testing.assert_close(low_rank_mlp(X, gate, up, down), silu * 3 * X * 5)
+    torch.testing.assert_close(mlp_reference(*call), silu * 3 * X * 5)
+    torch.testing.assert_close(mlp_reference(*call, activation="silu"), silu * 3 * X * 5)
+    gelu = torch.nn.functional.gelu(2 * X, approximate="tanh")
+    torch.testing.assert_close(mlp_reference(*call, activation="gelu_tanh"), gelu * 3 * X * 5)

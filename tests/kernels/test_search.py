@@ -25,12 +25,22 @@ def test_arithmetic():
     assert moved(1000, 4096) == 1000 and moved(1000, 1024) == 2000
 
 
-@pytest.mark.parametrize("extent", [64, 128, 640, 1408, 500])
+@pytest.mark.parametrize("extent", [64, 128, 640, 1280, 1536, 4096, 500])
 def test_blocks_of_a_rank_divide_it(extent):
     assert sizes(extent, exact=True)[-1] == extent
     if extent % 128 == 0:
         assert all(extent % size == 0 for size in sizes(extent, exact=True))
     assert set(sizes(extent, exact=True)) <= set(sizes(extent, exact=False))
+
+
+@pytest.mark.parametrize("count", [11, 13, 17, 22, 26])
+def test_a_rank_without_a_middling_divisor_is_cut_in_nearly_equal_whole_tiles(count):
+    found = sizes(128 * count, exact=True)
+    assert all(size % 128 == 0 for size in found)
+    for size in found:
+        number = -(-128 * count // size)
+        assert size == 128 * -(-count // number)  # no smaller block covers it in as many
+    assert any(3 * 128 <= size <= 8 * 128 for size in found)
 
 
 @pytest.mark.parametrize("M", [1, 127, 128, 129, 500, 4096, 5000])

@@ -1,0 +1,90 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What an instruction costs, from its entry in a trace: the cycles that the documentation of `nki.isa` states.
+
+`busy` adds them up for each engine, as if nothing ever waited. It leaves out the fixed overhead of an instruction, the
+wait for operands, the sharing of ports between engines, and for a DMA everything but its bytes: it is a floor for each
+engine, and no latency.
+"""
+
+from .machine import Machine
+from .simulator.trace import DMA, GPSIMD, SCALAR, TENSOR, VECTOR, Instruction, Loop, Operand, Trace
+
+
+MINIMUM = 64  # cycles of most instructions, however small the tile
+
+
+def _columns(matmul: Instruction) -> int:
+    """Cycles of one pass of a matrix product: one per column of the moving operand."""
+    stationary, moving = matmul.reads
+    return max(min(MINIMUM, stationary.elements), moving.elements)
+
+
+def _packed(operand: Operand) -> bool:
+    return operand.dtype == "bfloat16" and operand.contiguous >= operand.elements
+
+
+def cycles(instruction: Instruction) -> float:
+    """Cycles that an instruction keeps its engine busy; a DMA has none, see `busy`."""
+    name, reads = instruction.name, instruction.reads
+    if instruction.engine == DMA:
+        return 0
+    if name == "nc_matmul":
+        return _columns(instruction) * (4 if reads[0].dtype == "float32" else 1)
+    if name == "nc_transpose" and instruction.engine == TENSOR:
+        return max(reads[0].shape[0], min(MINIMUM, reads[0].elements))
+    if name == "tensor_tensor":
+        packed = all(map(_packed, reads)) and instruction.attributes.get("op") in ("add", "multiply", "subtract")
+        psum = any(operand.buffer == "psum" for operand in reads)
+        return reads[0].elements * (1 if psum or packed else 2)
+    if name == "memset":
+        zeros = instruction.attributes.get("value") == 0 and instruction.write.dtype == "bfloat16"
+        return instruction.write.elements / (2 if zeros else 1)
+    if name in ("nc_transpose", "activation", "tensor_copy"):
+        return max(MINIMUM, reads[0].elements)
+    raise ValueError(f"no cost is known for the instruction {name} on {instruction.engine}")
+
+
+def busy(trace: Trace, machine: Machine) -> dict[str, float]:
+    """Seconds that one core keeps each engine busy. DMA: bytes over the bandwidth that one core can expect."""
+    clocks = {
+        TENSOR: machine.tensor_clock,
+        VECTOR: machine.vector_clock,
+        SCALAR: machine.scalar_clock,
+        GPSIMD: machine.gpsimd_clock,
+    }
+    seconds = dict.fromkeys((*clocks, DMA), 0.0)
+    for part in trace.body:
+        programs = part.trips if isinstance(part, Loop) and part.kind == "program" else 1  # each on a core of its own
+        for instruction, times in Trace([part], []).instructions():
+            if instruction.engine == DMA:
+                spent = instruction.hbm_bytes / machine.bandwidth
+            else:
+                spent = cycles(instruction) / clocks[instruction.engine]
+            seconds[instruction.engine] += spent * times / programs
+    return seconds
+
+
+def padding(trace: Trace) -> float:
+    """The fraction of the tensor engine's multiply-adds in matrix products that carry no FLOP of the result.
+
+    A product occupies 128 x 128 of them per column, whether or not its operands fill the partitions and the stationary
+    columns, and at least 64 columns. Transposes are not counted.
+    """
+    occupied = useful = 0
+    for instruction, times in trace.instructions():
+        if instruction.name == "nc_matmul":
+            occupied += _columns(instruction) * 128 * 128 * times
+            useful += instruction.flops // 2 * times
+    return 1 - useful / occupied if occupied else 0.0

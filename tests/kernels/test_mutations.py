@@ -1,0 +1,275 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Mistakes put into the kernels on purpose: a small set of checks must notice every one of them."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optimum_neuronmm import kernels
+
+
+pytestmark = pytest.mark.simulation
+
+SOURCE = Path(kernels.__path__[0])
+ACTIVATE = "nk.activate(to(part)[0:p, 0:count, 0:M], activation, gate[at])"
+COLUMNS_BIAS = "if stream.bias is not None:\n                    for n in feature_tiles("
+ROWS_BIAS = "if stream.bias is not None:\n                for m in nk.blocks(g.size, P):"
+ROWS_OPERANDS = (
+    "stationary=x[0:k, xk, nk.ds(g.start + m.start, m.size)],\n                            moving=w[0:k, wk, n.ds],"
+)
+COLUMNS_OPERANDS = "stationary=n.region, moving=x[0:k, xk, m.ds]"
+PART_SUM = "nk.add(to(total)[at], total[at], psum[0][0:p, nk.ds(t, count), 0:M])"
+LOOPS = "self.nl.sequential_range(whole) if sequential else self.nl.affine_range(whole)"
+BLOCKED_SUM = "nk.add(to(sums)[0 : m.size, at, j.ds], total, acc[0 : m.size, 0 : j.size])"
+
+
+def exchanged(operands: str) -> str:
+    return operands.replace("stationary=", "?").replace("moving=", "stationary=").replace("?", "moving=")
+
+
+# What is wrong, where, and the text that is replaced wherever it stands.
+MUTANTS = {
+    "tiles: the last one is lost": ("parts.py", "return -(-extent // P)\n", "return max(1, extent // P)\n"),
+    "regions: the partly filled tile is lost": ("parts.py", "*([(rest, whole, 1)] if rest else [])", ""),
+    "regions: the whole tiles are lost": ("parts.py", "*([(P, 0, whole)] if whole else []), ", ""),
+    "regions: the last tile is one too early": ("parts.py", "(rest, whole, 1)", "(rest, max(0, whole - 1), 1)"),
+    "strip: rows of the first strip": ("parts.py", "x[nk.ds(rows.start + m.start, m.size)", "x[nk.ds(m.start, m.size)"),
+    "strip: features of the first part": ("parts.py", "nk.ds(features.start + c.start, c.size)", "nk.ds(c.start, c.size)"),
+    "strip: features of the first part, transposed": ("parts.py", "features.start + first * P", "first * P"),
+    "strip: chunks next to each other": ("parts.py", "c.index * (chunk // P), raw", "c.index, raw"),
+    "transpose: every bank to the first four tiles": ("parts.py", "base + g.index * (F // P) + first", "base + first"),
+    "transpose: the first features of the chunk": ("parts.py", "(), g.start, g.size, interleave):\n            nk.transpose", "(), 0, g.size, interleave):\n            nk.transpose"),
+    "feature tiles: the first one again": ("parts.py", "nk.ds(first + k.start, k.size)", "nk.ds(first, k.size)"),
+    "weight: the tail from the first row": ("parts.py", "rows.start + first * P, count, columns", "rows.start, count, columns"),
+    "bias: of the first columns": ("parts.py", "[0:1, columns.ds]", "[0:1, 0 : columns.size]"),
+    "bias: times zero": ("parts.py", "1.0, (1, size)", "0.0, (1, size)"),
+    "bias: forgotten with columns on partitions": ("parts.py", COLUMNS_BIAS, COLUMNS_BIAS.replace("is not None", "is Ellipsis")),
+    "bias: forgotten with rows on partitions": ("parts.py", ROWS_BIAS, ROWS_BIAS.replace("is not None", "is Ellipsis")),
+    "stream: the first tiles of the activations": ("parts.py", "d.index * (depth // P) + k.index", "k.index"),
+    "stream: the first rows of the weight": ("parts.py", "nk.block(piece.first + d.start, d.size)", "nk.block(d.start, d.size)"),
+    "stream: whole pieces from the first row": ("parts.py", "self.nk.block(piece.first, piece.size)", "self.nk.block(0, piece.size)"),
+    "stream: the first piece for all": ("parts.py", "self.loaded[number]", "self.loaded[0]"),
+    "columns: operands exchanged": ("parts.py", COLUMNS_OPERANDS, exchanged(COLUMNS_OPERANDS)),
+    "rows: operands exchanged": ("parts.py", ROWS_OPERANDS, exchanged(ROWS_OPERANDS)),
+    "columns: the first group of the weight": ("parts.py", "(wk,), g.start, g.size", "(wk,), 0, g.size"),
+    "rows: the first group of the activations": ("parts.py", "nk.ds(g.start + m.start, m.size)", "nk.ds(m.start, m.size)"),
+    "columns: the first columns of the weight": (
+        "parts.py",
+        "here = nk.block(columns.start + c.start, c.size)",
+        "here = nk.block(columns.start, c.size)",
+    ),
+    "columns: results to the first columns": ("parts.py", "finish(sums, c.start + g.start,", "finish(sums, g.start,"),
+    "columns: results to the tiles of the first block": (
+        "parts.py",
+        "c.index * tiles(blocks.width) + g.index * blocks.group",
+        "g.index * blocks.group",
+    ),
+    "columns: results to the tiles of the first group": ("parts.py", "+ g.index * blocks.group, g.size", ", g.size"),
+    "rows: results to the first rows": ("parts.py", "rows.start + g.start + first * P", "rows.start + first * P"),
+    "project: pieces in the wrong order": ("parts.py", "Piece(tile, first, size))", "Piece(tile, N - first - size, size))"),
+    "project: the first columns for every piece": ("parts.py", "nk.block(first, size), blocks, finish", "nk.block(0, size), blocks, finish"),
+    "parts: the last part only": ("parts.py", PART_SUM, PART_SUM.replace("add", "copy").replace("total[at], ", "", 1)),
+    "parts: sums in bfloat16": ("parts.py", "nk.sbuf((P, tiles(w.shape[1]), M), nk.float32)", "nk.sbuf((P, tiles(w.shape[1]), M), x.dtype)"),
+    "parts: every part has the rows of the first": ("parts.py", "Piece(strip.pieces[0].tile, k.start, k.size)", "Piece(strip.pieces[0].tile, 0, k.size)"),
+    "loops: the last whole block is lost": ("beta1.py", LOOPS, LOOPS.replace("(whole)", "(max(0, whole - 1))")),
+    "loops: the tail is lost": ("beta1.py", "if tail:", "if False:"),
+    "loops: the tail has the number of its neighbour": ("beta1.py", "tail, whole)", "tail, max(0, whole - 1))"),
+    "loops: the tail from the last whole block": ("beta1.py", "first + whole * size, tail", "first + (whole - 1) * size, tail"),
+    "loops: from the first element": ("beta1.py", "self.block(i * size + first, size, i)", "self.block(i * size, size, i)"),
+    "matmul: operands exchanged": ("beta1.py", "nc_matmul(stationary, moving)", "nc_matmul(moving, stationary)"),
+    "matmul: the last product only": ("beta1.py", "+= self.nisa.nc_matmul", "= self.nisa.nc_matmul"),
+    "matmul: sums in bfloat16": ("beta1.py", "dtype=self.float32, buffer=self.nl.psum", "dtype=self.nl.bfloat16, buffer=self.nl.psum"),
+    "multiply: adds": ("beta1.py", "op=np.multiply", "op=np.add"),
+    "activations: exchanged": ("beta1.py", '"silu": nl.silu, "gelu_tanh": nl.gelu_apprx_tanh', '"silu": nl.gelu_apprx_tanh, "gelu_tanh": nl.silu'),
+    "transfers: of the first columns": ("beta1.py", "n + columns.start", "n"),
+    "transfers: one row late": ("beta1.py", "(t * steps[1] + first)", "(t * steps[1] + first + 1)"),
+    "joined rows: of the weight in plain order": ("parts.py", "self.columns, self.product.strip.interleave", "self.columns"),
+    "joined rows: to the first tiles": ("parts.py", "nk.ds(b.index * interleave, interleave)", "nk.ds(0, interleave)"),
+    "joined rows: of the first block": ("parts.py", "rows.start + b.start, interleave", "rows.start, interleave"),
+    "joined rows: the first of each for all": ("parts.py", "first + b.start + j, interleave", "first + b.start, interleave"),
+    "joined rows: the same tile number for all": ("parts.py", "FeatureTile(b.index * interleave + j,", "FeatureTile(b.index * interleave,"),
+    "joined rows: partitions next to each other": ("beta1.py", "columns, (tiles, 1))", "columns, (1, 128))"),
+    "joined rows: columns next to each other": ("beta1.py", "n * step + start", "n + start"),
+    "joined rows: the intermediate in plain order": ("gated_mlp.py", 'plan.stages["expand"], finish, plan.interleave_h)', 'plan.stages["expand"], finish)'),
+    "mlp: gate and up exchanged": ("gated_mlp.py", "gate, up = sums", "up, gate = sums"),
+    "mlp: no activation": ("gated_mlp.py", ACTIVATE, "nk.copy(to(part)[0:p, 0:count, 0:M], gate[at])"),
+    "mlp: activation of a constant name": ("gated_mlp.py", ACTIVATE, ACTIVATE.replace("activation,", '"silu",')),
+    "mlp: biases of gate and up exchanged": ("gated_mlp.py", "(gate_bias, up_bias), ", "(up_bias, gate_bias), "),
+    "mlp: no bias of down": ("gated_mlp.py", "down_v, bias)", "down_v)"),
+    "mlp: no bias of a dense down": ("gated_mlp.py", "Product(h, down, bias)", "Product(h, down)"),
+    "mlp: no bias of a factored side": ("gated_mlp.py", "Product(strips.pop(0), v, bias)", "Product(strips.pop(0), v)"),
+    "mlp: the strips of gate and up exchanged": ("gated_mlp.py", "strips.pop(0)", "strips.pop()"),
+    "mlp: columns of the first core": ("gated_mlp.py", "columns.start + start + t * P", "start + t * P"),
+    "decode: the first tile for all": ("gated_mlp.py", "yT[0 : k.size, k.index, 0:M]", "yT[0 : k.size, 0, 0:M]"),
+    "tiled: the last row of the contraction is lost": ("dense.py", "for k in nk.blocks(K, P):\n                tile", "for k in nk.blocks(K - 1, P):\n                tile"),
+    "blocked: the last block of K only": ("dense.py", BLOCKED_SUM, BLOCKED_SUM.replace("add", "copy").replace("total, ", "")),
+    "blocked: sums in bfloat16": ("dense.py", "nk.sbuf((P, tiles(s.size), n.size), nk.float32)", "nk.sbuf((P, tiles(s.size), n.size), xT.dtype)"),
+    "blocked: sums of the first block of rows": ("dense.py", "b.index * tiles(plan.B_M) + m.index", "m.index"),
+    "blocked: rows of the first strip": ("dense.py", "nk.block(s.start + b.start, b.size)", "nk.block(b.start, b.size)"),
+    "dense: no bias": ("dense.py", "Product(X, w, bias)", "Product(X, w)"),
+    "low rank: no bias": ("low_rank.py", "Product(A, v, bias)", "Product(A, v)"),
+    "low rank: pieces on top of each other": ("low_rank.py", "piece.first + first * 128", "first * 128"),
+    "low rank: X as if it were not transposed": ("low_rank.py", "plan.chunk, transposed, plan.interleave_x)", "plan.chunk, False, plan.interleave_x)"),
+    "naive: all columns for each block": ("low_rank.py", 'y, rows, n, plan.stages["v"]', 'y, rows, columns, plan.stages["v"]'),
+}  # fmt: skip
+
+
+# A few kernels in small and ragged blocks; together they are to see each mistake.
+
+
+def low_rank_in_pieces(bench):
+    stages = {"u": (128, 260, 1), "v": (256, 257, 1)}  # two groups of rows in a strip
+    for kernel, across in (("low_rank_sequential", True), ("low_rank_naive", False)):
+        tensors = bench.tensors(kernel, 300, 260, 257, 300, bias=True, x_transposed=across)
+        called = {"x_transposed": across}
+        plan = bench.blocked(kernel, tensors, settings=called, B_M=256, chunk=512, stages=stages)
+        bench.run(kernel, tensors, called, plan=plan)
+
+
+def low_rank_streamed(bench):
+    tensors = bench.tensors("low_rank_fused", 140, 1100, 257, 300, bias=True)
+    stages = {"u": (128, 512, 1), "v": (256, 128, 1)}
+    plan = bench.blocked("low_rank_fused", tensors, B_M=128, chunk=1024, stages=stages)
+    bench.run("low_rank_fused", tensors, plan=plan)
+
+
+def low_rank_by_parts(bench):
+    """Activations of which most cancels: sums that are rounded on the way are far off."""
+    for across in (False, True):
+        tensors = bench.tensors("low_rank_fused", 130, 600, 130, 140)
+        big, u = 64 * tensors["x"][:, :256], tensors["u"]
+        x = np.concatenate([big, tensors["x"][:, 256:512] - big, tensors["x"][:, 512:]], axis=1)
+        u = np.concatenate([u[:256], u[:256], u[512:]])
+        tensors |= {"x": np.ascontiguousarray(x.T) if across else x, "u": u}
+        called = {"x_transposed": across}
+        how = {"B_M": 128, "part": 256, "chunk": 256, "stages": {"u": (130, 256, 1), "v": (140, 130, 1)}}
+        bench.run(
+            "low_rank_fused", tensors, called, plan=bench.blocked("low_rank_fused", tensors, settings=called, **how)
+        )
+
+
+def dense_on_two_cores(bench):
+    tensors = bench.tensors("matmul", 17, 200, 1, 300, bias=True)
+    bench.run("matmul", tensors, cores=2)
+
+
+def baselines(bench):
+    bench.run("matmul_tiled", bench.tensors("matmul_tiled", 130, 129, 1, 1100), cores=2)
+    tensors = bench.tensors("matmul_blocked", 300, 256, 1, 200)
+    big = 64 * tensors["xT"][:128]
+    tensors |= {"xT": np.concatenate([big, tensors["xT"][128:] - big]), "w": np.concatenate([tensors["w"][:128]] * 2)}
+    plan = bench.blocked("matmul_blocked", tensors, rows=256, B_M=128, B_K=128, B_N=200)
+    bench.run("matmul_blocked", tensors, plan=plan)
+
+
+def first_half_on_two_cores(bench):
+    tensors = bench.tensors("mlp_up", 17, 200, 130, 600, bias=True, factored="ff")
+    bench.run("mlp_up", tensors, {"activation": "gelu_tanh"}, cores=2)
+    tensors = bench.tensors("mlp_up", 130, 140, 1, 300, bias=True, factored="dd")
+    plan = bench.blocked("mlp_up", tensors, B_M=128, stages={"expand": (256, 140, 1)})
+    bench.run("mlp_up", tensors, plan=plan)
+
+
+def whole_mlp(bench):
+    tensors = bench.tensors("mlp", 20, 140, 130, 300, bias=True)
+    down = {"down_u": (130, 128, 2), "down": (140, 128, 1)}
+    stages = {"gate_u": (130, 140, 2), "up_u": (128, 140, 1), "expand": (256, 131, 1), **down}
+    plan = bench.blocked("mlp", tensors, stages=stages)
+    bench.run("mlp", tensors, plan=plan)
+
+
+def decoding(bench):
+    bench.run("mlp_decode", bench.tensors("mlp_decode", 3, 260, 20, 140, bias=True, factored="ffd"))
+    for across in (False, True):  # several rows of a weight in one descriptor
+        tensors = bench.tensors("mlp_decode", 3, 512, 20, 512, bias=True, x_transposed=across)
+        called = {"x_transposed": across}
+        stages = {"gate_u": (20, 256, 1), "up_u": (21, 512, 1), "expand": (512, 21, 2), "down_u": (20, 256, 1)}
+        stages["down"] = (512, 20, 4)
+        how = {"chunk": 512, "interleave_x": 2, "interleave_h": 2, "stages": stages}
+        bench.run("mlp_decode", tensors, called, plan=bench.blocked("mlp_decode", tensors, settings=called, **how))
+
+
+CHECKS = (
+    dense_on_two_cores,
+    decoding,
+    whole_mlp,
+    low_rank_in_pieces,
+    low_rank_by_parts,
+    first_half_on_two_cores,
+    baselines,
+    low_rank_streamed,
+)
+
+
+@pytest.fixture(scope="module")
+def copy_of_kernels(tmp_path_factory):
+    """A directory with the package's door and its files, to be changed one at a time."""
+    folder = tmp_path_factory.mktemp("mutants")
+    shutil.copytree(SOURCE, folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(kernels.__file__, folder / "door.py")
+    return folder
+
+
+@pytest.fixture
+def load(copy_of_kernels, monkeypatch, make_bench):
+    """load(file, text): the kernels with another text in one of their files, as a bench of a package of its own."""
+    changed, name = [], "mutated_kernels"
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # a changed file may have the size and time of the one before
+
+    def import_with(file: str, text: str):
+        changed.append((copy_of_kernels / "kernels" / file, (SOURCE / file).read_text()))
+        changed[-1][0].write_text(text)
+        spec = importlib.util.spec_from_file_location(name, copy_of_kernels / "door.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        module.__path__[:] = [str(copy_of_kernels / "kernels")]
+        return make_bench(module)
+
+    yield import_with
+    for path, original in changed:
+        path.write_text(original)
+    for loaded in [other for other in sys.modules if other == name or other.startswith(name + ".")]:
+        del sys.modules[loaded]
+
+
+def noticed(bench) -> str | None:
+    """The first check that fails, and how."""
+    for check in CHECKS:
+        try:
+            check(bench)
+        except (AssertionError, bench.package.KernelError) as error:
+            return f"{check.__name__}: {error}"
+    return None
+
+
+def test_the_kernels_as_they_are_pass(load):
+    bench = load("parts.py", (SOURCE / "parts.py").read_text())
+    assert noticed(bench) is None
+    assert Path(sys.modules[bench.package.__name__ + ".parts"].__file__).parent.parent.name.startswith("mutants")
+
+
+@pytest.mark.parametrize("mistake", MUTANTS)
+def test_a_mistake_is_noticed(load, mistake):
+    file, old, new = MUTANTS[mistake]
+    source = (SOURCE / file).read_text()
+    assert old in source, f"{file} has changed: choose another text for this mistake"
+    assert noticed(load(file, source.replace(old, new))) is not None
