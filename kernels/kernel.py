@@ -74,7 +74,9 @@ class Kernel:
         except TypeError as error:
             raise KernelError(f"{self.name}{inspect.signature(self.body)}: {error}") from None
         tensors = {name: bound.arguments[name] for name in self.tensors if bound.arguments.get(name) is not None}
-        missing = [name for name in self.tensors if name not in tensors and name not in self.absent]
+        defaults = {p.name: p.default for p in inspect.signature(self.body).parameters.values()}
+        said = {name for name in self.absent if name in bound.arguments or defaults[name] is None}  # to be None
+        missing = [name for name in self.tensors if name not in tensors and name not in said]
         if missing:
             raise KernelError(f"{self.name}: missing {', '.join(missing)}")
         for name, tensor in tensors.items():

@@ -136,12 +136,12 @@ class _Task:
             return "M"
         if by_N:
             return "N"
-        wanted = (
-            " or ".join({"M": f"M = {M}", "N": f"N = {N}"}[d] for d in dimensions) or "no dimension of this kernel"
+        shared = " or ".join({"M": f"M = {M}", "N": f"N = {N}"}[d] for d in dimensions)
+        why = (
+            f"{self.cores} cores cannot share {shared} evenly" if shared else f"runs on one core, not on {self.cores}"
         )
         raise PlanError(
-            f"{self.name}: {self.cores} cores cannot share {wanted} evenly: run it on one core, or compose the layer of"
-            " low_rank_fused and matmul, which split N"
+            f"{self.name}: {why}: run it on one core, or compose the layer of low_rank_fused and matmul, which split N"
         )
 
     def best(self, split: str, sizes: list[int], parts: list[int], flops: float, result: int, build: Callable) -> Plan:
