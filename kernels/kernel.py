@@ -16,12 +16,13 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from . import dialect
-from .errors import KernelError
+from .errors import KernelError, PlanError
 from .machine import Machine, get_machine
+from .plan import Plan
 
 
 class Spec(NamedTuple):
@@ -96,16 +97,48 @@ class Kernel:
         tensors, settings = self.bind(*args, **kwargs)
         shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
         dtype = dtype_name(next(iter(tensors.values())))
-        return self.planner(shapes, dtype, get_machine(target), cores, **settings, **(options or {}))
+        plan = self.planner(shapes, dtype, get_machine(target), cores, **settings, **(options or {}))
+        if not isinstance(plan, Plan):
+            return plan
+        transposed = settings.get("x_transposed", False)
+        return replace(plan, kernel=self.name, shapes=tuple(shapes.items()), x_transposed=transposed)
+
+    def planned(self, plan, tensors: dict, settings: dict, target: Machine, cores: int):
+        """`plan` if it was made for this call, or a new one where it is None.
+
+        Raises:
+            PlanError: it was made for another kernel, other tensors or another machine: blocks would be skipped or not fit.
+        """
+        if plan is None:
+            call = {**dict.fromkeys(self.absent), **tensors, **settings}
+            return self.plan(**call, target=target, cores=cores)
+        if not isinstance(plan, Plan):
+            if not hasattr(plan, "cores"):
+                raise PlanError(f"{self.name}: expected a plan of this kernel, got {type(plan).__name__}")
+            return plan
+        planner = KERNELS[plan.kernel].planner if plan.kernel in KERNELS else None
+        call = {
+            "kernel": (self.name if planner is self.planner else plan.kernel, self.name),
+            "tensors": (plan.shapes, tuple((name, _shape(tensor)) for name, tensor in tensors.items())),
+            "data type": (plan.dtype, dtype_name(next(iter(tensors.values())))),
+            "x_transposed": (plan.x_transposed, settings.get("x_transposed", False)),
+            "machine": (plan.machine, target.name),
+        }
+        for what, (planned, got) in call.items():
+            if planned != got:
+                raise PlanError(
+                    f"{self.name}: the plan is for {what} {planned}, and this call has {got}: plan it anew"
+                )
+        return plan
 
     def __call__(self, *args, target: str | Machine = "trn1", cores: int = 1, plan=None, **kwargs):
         """Runs the kernel: on the device where the Neuron SDK is, else in the simulator (NumPy in, NumPy out)."""
-        plan = plan or self.plan(*args, target=target, cores=cores, **kwargs)
         if dialect.chosen() == "simulator":
             from .simulator import simulate
 
-            result = simulate(self, *args, target=target, plan=plan, **kwargs)
+            result = simulate(self, *args, target=target, cores=cores, plan=plan, **kwargs)
             return result.outputs[0] if len(result.outputs) == 1 else result.outputs
+        plan = self.planned(plan, *self.bind(*args, **kwargs), get_machine(target), cores)
         compiled = self.compiled
         if plan.cores > 1:
             from neuronxcc.nki.language import nc

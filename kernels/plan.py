@@ -44,6 +44,7 @@ class Plan:
         interleave_x, interleave_h: how many rows of a weight that meets X, or the intermediate, share a descriptor.
         sbuf, sbuf_buffered: bytes of SBUF held, without and with second buffers.
         psum_banks: banks of PSUM held.
+        kernel, shapes, x_transposed: the call that it was made for.
     """
 
     machine: str
@@ -60,6 +61,9 @@ class Plan:
     sbuf: int = 0
     sbuf_buffered: int = 0
     psum_banks: int = 0
+    kernel: str = ""
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    x_transposed: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..beta1 import Beta1
 from ..dialect import speaking
-from ..errors import SimulationError
+from ..errors import PlanError, SimulationError
 from ..kernel import Kernel, Spec
 from ..machine import Machine, get_machine
 from ..pipeline import Pipeline
@@ -180,13 +180,13 @@ def simulate(
     if integer(cores, "cores") < 1:
         raise SimulationError(f"cores: at least one is expected, got {cores}")
     if isinstance(kernel, Pipeline):
+        if plan is not None:
+            raise PlanError(f"{kernel.name} is a pipeline and plans each of its kernels: it takes no plan")
         options = {"target": on, "cores": cores, "order": order, "dry": dry, "seed": seed, "unroll": unroll}
         return _simulate_pipeline(kernel, args, kwargs, **options)
     if isinstance(kernel, Kernel):
         tensors, settings = kernel.bind(*args, **kwargs)
-        plan = plan or kernel.plan(*args, target=on, cores=cores, **kwargs)
-        if not hasattr(plan, "cores"):
-            raise SimulationError(f"{kernel.name}: expected a plan of this kernel, got {type(plan).__name__}")
+        plan = kernel.planned(plan, tensors, settings, on, cores)
         cores = plan.cores
     else:
         if plan is not None:

@@ -22,12 +22,15 @@ from optimum_neuronmm.kernels import (
     Spec,
     get_machine,
     low_rank_fused,
+    low_rank_naive,
     low_rank_sequential,
     matmul,
     matmul_blocked,
     mlp,
     mlp_decode,
+    mlp_two_kernels,
     mlp_up,
+    simulate,
 )
 from optimum_neuronmm.kernels.plan import paper_footprint
 
@@ -173,3 +176,33 @@ def test_a_plan_is_hashable_and_frozen():
     assert hash(plan) == hash(dataclasses.replace(plan))
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.B_M = 3
+
+
+@pytest.mark.parametrize(
+    ("tensors", "settings", "message"),
+    [
+        (low_rank(64, 256, 128, 513), {}, "the plan is for tensors .*512.*, and this call has .*513.*: plan it anew"),
+        ((*low_rank(64, 256, 128, 512), Spec((512,))), {}, "the plan is for tensors"),
+        (low_rank(64, 256, 128, 512, "float32"), {}, "the plan is for data type bfloat16, and this call has float32"),
+        (low_rank(64, 256, 128, 512), {"target": "trn2"}, "the plan is for machine trn1, and this call has trn2"),
+        (low_rank(64, 256, 128, 512), {"kernel": low_rank_sequential}, "the plan is for kernel low_rank_fused"),
+        ((Spec((256, 256)), Spec((256, 128)), Spec((128, 512))), {"x_transposed": True}, "the plan is for x_transposed False"),
+    ],
+)  # fmt: skip
+def test_a_plan_of_another_call_is_refused(tensors, settings, message):
+    made_for = low_rank(256 if "x_transposed" in settings else 64, 256, 128, 512)
+    plan = low_rank_fused.plan(*made_for)
+    assert simulate(low_rank_fused, *made_for, plan=plan, dry=True).plan is plan
+    kernel = settings.pop("kernel", low_rank_fused)
+    with pytest.raises(PlanError, match=message):
+        simulate(kernel, *tensors, plan=plan, dry=True, **settings)
+
+
+def test_kernels_of_one_planner_share_plans():
+    tensors = low_rank(64, 256, 128, 512)
+    assert simulate(low_rank_naive, *tensors, plan=low_rank_fused.plan(*tensors), dry=True).flops > 0
+
+
+def test_a_pipeline_takes_no_plan():
+    with pytest.raises(PlanError, match="mlp_two_kernels is a pipeline and plans each of its kernels"):
+        simulate(mlp_two_kernels, *gated(8, 256, 512, 128), plan=low_rank_fused.plan(*low_rank(8, 256, 128, 512)))
