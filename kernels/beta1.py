@@ -95,15 +95,23 @@ class Beta1:
     def block(self, start, size: int, index=0) -> Block:
         return Block(index, start, size, self.nl.ds(start, size))
 
-    def blocks(self, extent: int, size: int, first=0, sequential: bool = False):
+    def unrolled(self, count: int):
+        """0 to count - 1 as numbers. Not Python's `range`, which Beta 1 takes for a loop that is traced once."""
+        return self.nl.static_range(count)
+
+    def blocks(self, extent: int, size: int, first=0, sequential: bool = False, unroll: bool = False):
         """The blocks of `size` that cover `extent` elements from `first`: a loop over the whole ones, then what is left.
 
         The one place where remainders are handled: the body of the caller's `for` is traced once for the whole blocks and once
-        for the tail. `sequential` where an iteration needs what the one before it wrote.
+        for the tail.
+
+        Args:
+            sequential: an iteration needs what the one before it wrote.
+            unroll: every block is traced by itself, with numbers for index and start.
         """
         whole, tail = divmod(extent, size)
-        if whole == 1 or self.unroll:
-            indices = range(whole)
+        if whole == 1 or unroll or self.unroll:
+            indices = self.unrolled(whole)
         else:
             indices = self.nl.sequential_range(whole) if sequential else self.nl.affine_range(whole)
         for i in indices:

@@ -35,6 +35,15 @@ def _packed(operand: Operand) -> bool:
     return operand.dtype == "bfloat16" and operand.contiguous >= operand.elements
 
 
+def _at_full_rate(instruction: Instruction) -> bool:
+    """Whether a tensor_tensor takes one cycle per element, not two."""
+    reads = instruction.reads
+    in_psum = sum(operand.buffer == "psum" for operand in reads)
+    packed = all(map(_packed, reads)) and instruction.write.dtype == "bfloat16"
+    simple = instruction.attributes.get("op") in ("add", "multiply", "subtract")
+    return in_psum == 1 or (not in_psum and packed and simple)
+
+
 def cycles(instruction: Instruction) -> float:
     """Cycles that an instruction keeps its engine busy; a DMA has none, see `busy`."""
     name, reads = instruction.name, instruction.reads
@@ -45,12 +54,10 @@ def cycles(instruction: Instruction) -> float:
     if name == "nc_transpose" and instruction.engine == TENSOR:
         return max(reads[0].shape[0], min(MINIMUM, reads[0].elements))
     if name == "tensor_tensor":
-        packed = all(map(_packed, reads)) and instruction.attributes.get("op") in ("add", "multiply", "subtract")
-        psum = any(operand.buffer == "psum" for operand in reads)
-        return reads[0].elements * (1 if psum or packed else 2)
+        return max(MINIMUM, reads[0].elements * (1 if _at_full_rate(instruction) else 2))
     if name == "memset":
-        zeros = instruction.attributes.get("value") == 0 and instruction.write.dtype == "bfloat16"
-        return instruction.write.elements / (2 if zeros else 1)
+        zeros = instruction.attributes.get("value") == 0 and instruction.write.dtype in ("bfloat16", "float16")
+        return max(MINIMUM, instruction.write.elements / (2 if zeros else 1))
     if name in ("nc_transpose", "activation", "tensor_copy"):
         return max(MINIMUM, reads[0].elements)
     raise ValueError(f"no cost is known for the instruction {name} on {instruction.engine}")

@@ -21,7 +21,8 @@ from .beta1 import to
 from .dialect import current
 from .kernel import kernel
 from .parts import F, P, Product, load_strip, load_weight, rows_on_partitions, tiles
-from .plan import plan_matmul, plan_matmul_blocked, plan_matmul_tiled, shares
+from .plan import shares
+from .planners import plan_matmul, plan_matmul_blocked, plan_matmul_tiled
 from .reference import matmul_reference, matmul_transposed_reference
 
 
@@ -131,5 +132,5 @@ def matmul(x, w, bias=None, *, x_transposed=False, plan):
     mine, columns = shares(nk, M, N, plan)
     for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
         X = load_strip(nk, x, rows, nk.block(0, K), plan.chunk, x_transposed)
-        rows_on_partitions(nk, Product(X, w, bias), y, rows, columns, plan.stages["w"])
+        rows_on_partitions(nk, Product(X, w, bias), y, rows, columns, plan.stage("w"))
     return y

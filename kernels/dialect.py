@@ -80,4 +80,7 @@ def current():
         raise DialectError(
             "no NKI is running this kernel: call it through simulate(), or on a machine with the Neuron SDK"
         )
-    return Beta1(*found[1:], unroll=os.environ.get(UNROLL) == "1")
+    unroll = os.environ.get(UNROLL, "")
+    if unroll not in ("", "0", "1"):
+        raise DialectError(f"{UNROLL}={unroll!r}: expected 0 or 1, or unset it")
+    return Beta1(*found[1:], unroll=unroll == "1")

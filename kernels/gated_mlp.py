@@ -20,8 +20,20 @@ from .beta1 import to
 from .dialect import current
 from .kernel import kernel
 from .low_rank import entered
-from .parts import P, Piece, Product, Strip, columns_on_partitions, project, regions, rows_on_partitions, tiles
-from .plan import plan_mlp, plan_mlp_decode, plan_mlp_up, shares
+from .parts import (
+    P,
+    Piece,
+    Product,
+    Strip,
+    columns_on_partitions,
+    copying,
+    project,
+    regions,
+    rows_on_partitions,
+    tiles,
+)
+from .plan import shares
+from .planners import plan_mlp, plan_mlp_decode, plan_mlp_up
 from .reference import mlp_reference, mlp_up_reference
 
 
@@ -35,14 +47,14 @@ def gate_and_up(nk, x, rows, gate, up, biases, plan, x_transposed) -> list[Produ
     return products
 
 
-def activated(nk, sums, extent: int, M: int, activation: str, destination) -> None:
+def activated(nk, sums, extent: int, m, activation: str, destination) -> None:
     """activation(gate) * up of two accumulators, in float32 until the destination: `destination(p, tile, count)`."""
     gate, up = sums
     for p, t, count in regions(extent):
-        at = (slice(0, p), nk.ds(t, count), slice(0, M))
-        part = nk.sbuf((P, count, M), nk.float32)
-        nk.activate(to(part)[0:p, 0:count, 0:M], activation, gate[at])
-        nk.multiply(destination(p, t, count), part[0:p, 0:count, 0:M], up[at])
+        at = (slice(0, p), nk.ds(t, count), slice(0, m.size))
+        part = nk.sbuf((P, count, m.size), nk.float32)
+        nk.activate(to(part)[0:p, 0:count, 0 : m.size], activation, gate[at])
+        nk.multiply(destination(p, t, count), part[0:p, 0:count, 0 : m.size], up[at])
 
 
 @kernel(mlp_up_reference, plan_mlp_up, absent=("gate_v", "up_v"))
@@ -69,14 +81,15 @@ def mlp_up(x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activatio
     for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
         products = gate_and_up(nk, x, rows, (gate, gate_v), (up, up_v), (gate_bias, up_bias), plan, x_transposed)
 
-        def finish(sums, start, base, extent, rows=rows):
-            h = nk.sbuf((P, tiles(extent), rows.size), hT.dtype)
-            activated(nk, sums, extent, rows.size, activation, lambda p, t, n: to(h)[0:p, nk.ds(t, n), 0 : rows.size])
+        def finish(sums, base, extent, m, rows=rows):
+            h = nk.sbuf((P, tiles(extent), m.size), hT.dtype)
+            activated(nk, sums, extent, m, activation, lambda p, t, n: to(h)[0:p, nk.ds(t, n), 0 : m.size])
+            here = nk.block(rows.start + m.start, m.size)
             for p, t, count in regions(extent):
-                source = h[0:p, nk.ds(t, count), 0 : rows.size]
-                nk.store_tiles(hT, source, columns.start + start + t * P, count, rows, p)
+                source = h[0:p, nk.ds(t, count), 0 : m.size]
+                nk.store_tiles(hT, source, columns.start + (base + t) * P, count, here, p)
 
-        columns_on_partitions(nk, products, columns, plan.stages["expand"], finish)
+        columns_on_partitions(nk, products, columns, plan.stage("expand"), finish)
     return hT
 
 
@@ -86,20 +99,16 @@ def _intermediate(nk, x, rows, gate, up, biases, activation, plan, x_transposed)
     I = products[0].weight.shape[1]  # noqa: E741
     h = nk.sbuf((P, tiles(I), rows.size), x.dtype)
 
-    def finish(sums, start, base, extent):
-        activated(
-            nk, sums, extent, rows.size, activation, lambda p, t, n: to(h)[0:p, nk.ds(base + t, n), 0 : rows.size]
-        )
+    def finish(sums, base, extent, m):
+        activated(nk, sums, extent, m, activation, lambda p, t, n: to(h)[0:p, nk.ds(base + t, n), m.ds])
 
-    columns_on_partitions(nk, products, nk.block(0, I), plan.stages["expand"], finish, plan.interleave_h)
+    columns_on_partitions(nk, products, nk.block(0, I), plan.stage("expand"), finish, plan.interleave_h)
     return Strip((Piece(h, 0, I),), I, rows.size, x.dtype, plan.interleave_h)
 
 
 def _last_product(nk, h: Strip, down, down_v, bias, plan) -> Product:
     return (
-        Product(h, down, bias)
-        if down_v is None
-        else Product(project(nk, h, down, plan.stages["down_u"]), down_v, bias)
+        Product(h, down, bias) if down_v is None else Product(project(nk, h, down, plan.stage("down_u")), down_v, bias)
     )
 
 
@@ -134,7 +143,7 @@ def mlp(
             nk, x, rows, (gate, gate_v), (up, up_v), (gate_bias, up_bias), activation, plan, x_transposed
         )
         rows_on_partitions(
-            nk, _last_product(nk, h, down, down_v, down_bias, plan), y, rows, columns, plan.stages["down"]
+            nk, _last_product(nk, h, down, down_v, down_bias, plan), y, rows, columns, plan.stage("down")
         )
     return y
 
@@ -166,11 +175,7 @@ def mlp_decode(
     last = _last_product(nk, h, down, down_v, down_bias, plan)
     yT = nk.sbuf((P, tiles(H), M), x.dtype)
 
-    def finish(sums, start, base, extent):
-        for p, t, count in regions(extent):
-            nk.copy(to(yT)[0:p, nk.ds(base + t, count), 0:M], sums[0][0:p, nk.ds(t, count), 0:M], engine="scalar")
-
-    columns_on_partitions(nk, [last], nk.block(0, H), plan.stages["down"], finish)
+    columns_on_partitions(nk, [last], nk.block(0, H), plan.stage("down"), copying(nk, yT))
     out = nk.sbuf((P, H), x.dtype)
     for k in nk.blocks(H, P):
         bank = nk.psum((P, P), nk.transposed_dtype(x.dtype))

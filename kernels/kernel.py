@@ -15,14 +15,21 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import numpy as np
 
 from . import dialect
 from .errors import KernelError, PlanError
 from .machine import Machine, get_machine
-from .plan import Plan
+from .plan import ACTIVATIONS, Plan
+
+
+LARGEST = 2**31  # of a dimension: far above any tensor, and few enough blocks for a search to end
+_GIVEN = {"shapes", "dtype", "machine", "cores", "reload"}  # parameters of a planner that are no options of a caller
 
 
 class Spec(NamedTuple):
@@ -37,8 +44,19 @@ def _shape(tensor) -> tuple[int, ...]:
 
 
 def dtype_name(tensor) -> str:
-    """`bfloat16` or `float32`, of a NumPy, torch or XLA tensor or a Spec."""
-    return str(tensor.dtype).removeprefix("torch.")
+    """`bfloat16` or `float32`, of a NumPy, torch or XLA tensor or a Spec; its dtype may be a name or a scalar type."""
+    dtype = tensor.dtype
+    if isinstance(dtype, type):  # np.float32, ml_dtypes.bfloat16
+        dtype = np.dtype(dtype)
+    return str(dtype).removeprefix("torch.")
+
+
+def _count(value) -> int | None:
+    """An integer, or None for what is none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,69 +88,124 @@ class Kernel:
 
     def bind(self, *args, **kwargs) -> tuple[dict, dict]:
         """(tensors by name, settings by name) of a call; absent tensors are left out."""
+        parameters = inspect.signature(self.body).parameters
+        signature = inspect.Signature([p for name, p in parameters.items() if name != "plan"])  # what a caller gives
         try:
-            bound = inspect.signature(self.body).bind_partial(*args, **kwargs)
+            bound = signature.bind_partial(*args, **kwargs)
         except TypeError as error:
-            raise KernelError(f"{self.name}{inspect.signature(self.body)}: {error}") from None
+            raise KernelError(f"{self.name}{signature}: {error}") from None
         tensors = {name: bound.arguments[name] for name in self.tensors if bound.arguments.get(name) is not None}
-        defaults = {p.name: p.default for p in inspect.signature(self.body).parameters.values()}
-        said = {name for name in self.absent if name in bound.arguments or defaults[name] is None}  # to be None
+        # Said to be None, in the call or by default.
+        said = {name for name in self.absent if name in bound.arguments or parameters[name].default is None}
         missing = [name for name in self.tensors if name not in tensors and name not in said]
         if missing:
             raise KernelError(f"{self.name}: missing {', '.join(missing)}")
         for name, tensor in tensors.items():
             if not hasattr(tensor, "shape") or not hasattr(tensor, "dtype"):
                 raise KernelError(f"{self.name}: {name} must be an array or a Spec, got {type(tensor).__name__}")
+            self._check_shape(name, tensor.shape)
         dtypes = {name: dtype_name(tensor) for name, tensor in tensors.items()}
         if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"bfloat16", "float32"}:
             raise KernelError(f"{self.name}: all tensors must be bfloat16, or all float32, got {dtypes}")
-        return tensors, {name: bound.arguments[name] for name in self.settings if name in bound.arguments}
+        settings = {name: bound.arguments[name] for name in self.settings if name in bound.arguments}
+        self._check_settings(settings)
+        return tensors, settings
 
-    def plan(self, *args, target: str | Machine = "trn1", cores: int = 1, options: dict | None = None, **kwargs):
-        """The plan for these tensors (arrays or `Spec`s) on a machine. `options` restrict the search.
+    def _check_shape(self, name: str, shape) -> None:
+        sizes = [_count(n) for n in shape] if hasattr(shape, "__iter__") else [None]
+        if None in sizes:
+            raise KernelError(f"{self.name}: the shape of {name} must be a tuple of integers, got {shape!r}")
+        if any(n > LARGEST for n in sizes):
+            raise KernelError(f"{self.name}: a dimension of {name} is at most {LARGEST}, got {sizes}")
+
+    def _check_settings(self, settings: dict) -> None:
+        activation = settings.get("activation", ACTIVATIONS[0])
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise PlanError(
+                f"{self.name}: unknown activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}"
+            )
+        transposed = settings.get("x_transposed", False)
+        if not isinstance(transposed, bool):
+            raise KernelError(f"{self.name}: x_transposed must be True or False, got {transposed!r}")
+
+    def _options(self, options) -> dict:
+        """The options of a call, if the planner has them."""
+        if options is None:
+            return {}
+        names = inspect.signature(self.planner).parameters
+        allowed = [name for name in names if name not in _GIVEN and name not in self.settings]
+        wrong = f"{self.name}: options map {', '.join(allowed) or 'nothing, as there are none,'} to positive integers"
+        if not isinstance(options, Mapping):
+            raise KernelError(f"{wrong}, got {type(options).__name__}")
+        for name, value in options.items():
+            if name not in allowed or (_count(value) or 0) < 1:
+                raise KernelError(f"{wrong}, got {name!r}: {value!r}")
+        return {name: _count(value) for name, value in options.items()}
+
+    def plan(
+        self, *args, target: str | Machine = "trn1", cores: int | None = None, options: Mapping | None = None, **kwargs
+    ):
+        """The plan for these tensors (arrays or `Spec`s) on a machine, for 1 core where `cores` is None.
+
+        Args:
+            options: restrict the search, by the names of the planner's own parameters.
 
         Raises:
             PlanError: no block sizes fit: leave the layer to the compiler.
+            KernelError: the call is wrong: a shape, a data type, a setting, the machine or an option.
         """
+        programs = 1 if cores is None else _count(cores)
+        if programs is None or programs < 1:
+            what = "an integer" if programs is None else "at least 1"
+            raise PlanError(f"{self.name}: cores must be {what}, got {cores!r}")
         tensors, settings = self.bind(*args, **kwargs)
         shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
         dtype = dtype_name(next(iter(tensors.values())))
-        plan = self.planner(shapes, dtype, get_machine(target), cores, **settings, **(options or {}))
+        plan = self.planner(shapes, dtype, get_machine(target), programs, **settings, **self._options(options))
         if not isinstance(plan, Plan):
             return plan
         transposed = settings.get("x_transposed", False)
         return replace(plan, kernel=self.name, shapes=tuple(shapes.items()), x_transposed=transposed)
 
-    def planned(self, plan, tensors: dict, settings: dict, target: Machine, cores: int):
-        """`plan` if it was made for this call, or a new one where it is None.
+    def planned(self, plan, tensors: dict, settings: dict, target: Machine, cores: int | None):
+        """`plan` if it was made for this call, or a new one where it is None. Without `cores`, those of the plan count.
 
         Raises:
-            PlanError: it was made for another kernel, other tensors or another machine: blocks would be skipped or not fit.
+            PlanError: it was made for another kernel, other tensors, another machine or other cores: blocks would be
+                skipped or not fit.
         """
+        call = {**dict.fromkeys(self.absent), **tensors, **settings}
         if plan is None:
-            call = {**dict.fromkeys(self.absent), **tensors, **settings}
             return self.plan(**call, target=target, cores=cores)
-        if not isinstance(plan, Plan):
-            if not hasattr(plan, "cores"):
-                raise PlanError(f"{self.name}: expected a plan of this kernel, got {type(plan).__name__}")
-            return plan
-        planner = KERNELS[plan.kernel].planner if plan.kernel in KERNELS else None
-        call = {
-            "kernel": (self.name if planner is self.planner else plan.kernel, self.name),
-            "tensors": (plan.shapes, tuple((name, _shape(tensor)) for name, tensor in tensors.items())),
-            "data type": (plan.dtype, dtype_name(next(iter(tensors.values())))),
-            "x_transposed": (plan.x_transposed, settings.get("x_transposed", False)),
-            "machine": (plan.machine, target.name),
-        }
-        for what, (planned, got) in call.items():
+        made = {"cores": (getattr(plan, "cores", None), cores)} if cores is not None else {}
+        if isinstance(plan, Plan):
+            made = {**self._made_for(plan, tensors, settings, target), **made}
+        elif not hasattr(plan, "cores") or isinstance(self.plan(**call, target=target, cores=cores), Plan):
+            # plans of another form are for kernels whose planner makes such
+            raise PlanError(f"{self.name}: expected a plan of this kernel, got {type(plan).__name__}")
+        for what, (planned, got) in made.items():
             if planned != got:
                 raise PlanError(
                     f"{self.name}: the plan is for {what} {planned}, and this call has {got}: plan it anew"
                 )
         return plan
 
-    def __call__(self, *args, target: str | Machine = "trn1", cores: int = 1, plan=None, **kwargs):
-        """Runs the kernel: on the device where the Neuron SDK is, else in the simulator (NumPy in, NumPy out)."""
+    def _made_for(self, plan: Plan, tensors: dict, settings: dict, target: Machine) -> dict[str, tuple]:
+        """(what the plan was made for, what this call has), by what it is."""
+        planner = KERNELS[plan.kernel].planner if plan.kernel in KERNELS else None
+        return {
+            "kernel": (self.name if planner is self.planner else plan.kernel, self.name),
+            "tensors": (plan.shapes, tuple((name, _shape(tensor)) for name, tensor in tensors.items())),
+            "data type": (plan.dtype, dtype_name(next(iter(tensors.values())))),
+            "x_transposed": (plan.x_transposed, settings.get("x_transposed", False)),
+            "machine": (plan.machine, target.name),
+        }
+
+    def __call__(self, *args, target: str | Machine = "trn1", cores: int | None = None, plan=None, **kwargs):
+        """Runs the kernel: on the device where the Neuron SDK is, else in the simulator (NumPy in, NumPy out).
+
+        cores: that share the work; 1, or those of the plan, where it is None.
+        """
         if dialect.chosen() == "simulator":
             from .simulator import simulate
 

@@ -16,14 +16,15 @@
 from .dialect import current
 from .kernel import kernel
 from .parts import Product, Strip, load_strip, project, project_by_parts, regions, rows_on_partitions
-from .plan import plan_low_rank, plan_low_rank_sequential, shares
+from .plan import shares
+from .planners import plan_low_rank, plan_low_rank_sequential
 from .reference import low_rank_matmul
 
 
 def entered(nk, x, rows, weights, plan, stages, transposed) -> tuple[list[Strip], Strip | None]:
     """((X W)^T for each of the weights, X^T if it is resident): X is read once for all of them."""
     K = x.shape[0 if transposed else 1]
-    blocks = [plan.stages[stage] for stage in stages]
+    blocks = [plan.stage(stage) for stage in stages]
     if plan.part:
         return project_by_parts(nk, x, rows, weights, plan.part, plan.chunk, transposed, blocks), None
     X = load_strip(nk, x, rows, nk.block(0, K), plan.chunk, transposed, plan.interleave_x)
@@ -56,7 +57,7 @@ def low_rank_sequential(x, u, v, bias=None, *, x_transposed=False, plan):
                 nk.store_tiles(aT, source, piece.first + first * 128, count, rows, p)
     for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
         A = load_strip(nk, aT, rows, nk.block(0, r), plan.chunk, True)
-        rows_on_partitions(nk, Product(A, v, bias), y, rows, columns, plan.stages["v"])
+        rows_on_partitions(nk, Product(A, v, bias), y, rows, columns, plan.stage("v"))
     return y
 
 
@@ -81,9 +82,9 @@ def low_rank_naive(x, u, v, bias=None, *, x_transposed=False, plan):
     y = nk.output((M, N), dtype=x.dtype, name="y")
     mine, columns = shares(nk, M, N, plan)
     for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
-        for n in nk.blocks(columns.size, plan.stages["v"].width, first=columns.start):
+        for n in nk.blocks(columns.size, plan.stage("v").width, first=columns.start):
             (A,), _ = entered(nk, x, rows, [u], plan, ["u"], x_transposed)
-            rows_on_partitions(nk, Product(A, v, bias), y, rows, n, plan.stages["v"])
+            rows_on_partitions(nk, Product(A, v, bias), y, rows, n, plan.stage("v"))
     return y
 
 
@@ -110,5 +111,5 @@ def low_rank_fused(x, u, v, bias=None, *, x_transposed=False, plan):
     mine, columns = shares(nk, M, N, plan)
     for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
         (A,), _ = entered(nk, x, rows, [u], plan, ["u"], x_transposed)
-        rows_on_partitions(nk, Product(A, v, bias), y, rows, columns, plan.stages["v"])
+        rows_on_partitions(nk, Product(A, v, bias), y, rows, columns, plan.stage("v"))
     return y

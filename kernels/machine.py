@@ -28,9 +28,10 @@ KIB, MIB = 2**10, 2**20
 
 @dataclass(frozen=True)
 class Machine:
-    """One NeuronCore and its share of the chip.
+    """One physical NeuronCore and its share of the chip.
 
-    Sizes are in bytes, clocks in Hz, bandwidths in bytes per second.
+    Sizes are in bytes, clocks in Hz, bandwidths in bytes per second. `lnc` is how many physical cores one logical core
+    can join: logical cores exist from Trainium2 on, of at most two physical ones.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Machine:
     partitions: int = 128
     psum_banks: int = 8
     psum_bank: int = 2 * KIB  # per partition
+    lnc: int = 1  # physical cores that one logical core can join: 2 from Trainium2 on
     stationary_max: int = 128  # free size of the stationary operand of nc_matmul
     moving_max: int = 512  # free size of its moving operand
     spill_fraction: float = (
@@ -110,6 +112,7 @@ MACHINES = {
             hbm_bandwidth=2.9e12,
             cores=8,
             dma_bandwidth=368e9,
+            lnc=2,
         ),
         Machine(
             name="trn3",
@@ -122,6 +125,7 @@ MACHINES = {
             hbm_bandwidth=4.7e12,
             cores=8,
             dma_bandwidth=528e9,
+            lnc=2,
         ),
     )
 }
@@ -131,6 +135,6 @@ def get_machine(target: "str | Machine") -> Machine:
     """The machine of a name (`trn1`, `inf2`, `trn2`, `trn3`); a `Machine` is returned as it is."""
     if isinstance(target, Machine):
         return target
-    if target not in MACHINES:
+    if not isinstance(target, str) or target not in MACHINES:
         raise KernelError(f"unknown target {target!r}: expected one of {', '.join(MACHINES)}, or a Machine")
     return MACHINES[target]

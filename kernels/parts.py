@@ -22,7 +22,7 @@ partitions) a product X W can therefore be asked for in two forms, and neither n
 Names: M rows, K contraction, N columns; P = 128 partitions; a tile is 128 of a dimension.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .beta1 import to
 from .errors import PlanError
@@ -43,18 +43,20 @@ def regions(extent: int) -> list[tuple[int, int, int]]:
     return [*([(P, 0, whole)] if whole else []), *([(rest, whole, 1)] if rest else [])]
 
 
-def pitch(columns: int) -> int:
-    """Distance between rows of `columns` float32 in PSUM, so that no block of 512 crosses a bank."""
-    return -(-columns // F) * F if columns > F else 1 << (columns - 1).bit_length()
+def cut(extent: int, size: int) -> tuple[int, ...]:
+    """The sizes of the blocks that cover `extent`."""
+    whole, rest = divmod(extent, size)
+    return (size,) * whole + ((rest,) if rest else ())
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Features `first` to `first + size` of a strip: tile (128, tiles, M), feature first + 128 t + p at [p, t]."""
+    """Features `first` to `first + size` of a strip: tile (128, tiles, M), feature first + 128 t + p at [p, base + t]."""
 
     tile: object
     first: int
     size: int
+    base: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,26 @@ class Strip:
 class Blocks:
     """How a weight (K, N) is streamed.
 
+    A bank of PSUM takes the sums of one tile of the result at a time, and is done with it before it begins another.
+
     Attributes:
         width: columns of one transfer, at most N.
-        depth: rows of one transfer, at most K. Where it covers K, the block serves any number of PSUM groups; where it does not,
-            one group must cover the block, since its sums stay in PSUM until the last row has come.
-        group: tiles (of columns, or of rows in the other form) whose sums are in PSUM at once.
+        depth: rows of one transfer, at most K. Where it covers K, the tiles of the result follow each other, each summed to the end.
+            Where it does not, all tiles of the block are summed side by side, each in a bank of its own, until the last row.
+        group: tiles of columns that share a bank, one after the other, to leave it together. For few rows.
+        partial: where depth does not cover K, each tile is summed over one depth at a time, and added to float32 sums in SBUF.
     """
 
     width: int
     depth: int
-    group: int
+    group: int = 1
+    partial: bool = False
+
+    def __post_init__(self):
+        for name in ("width", "depth", "group"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise PlanError(f"Blocks: {name} must be a positive integer, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,12 @@ def load_strip(nk, x, rows, features, chunk: int, transposed: bool, interleave: 
         chunk: features of one transfer.
         interleave: 1, 2 or 4, see `Strip`; the features must be whole in 128 times it.
     """
+    if not transposed:
+        _ends_with_a_tile("chunk", max(1, chunk), features.size, interleave)
+    if interleave > 1 and features.size % (P * interleave):
+        raise PlanError(
+            f"{features.size} features cannot be interleaved by {interleave}: expected a multiple of {P * interleave}"
+        )
     strip = nk.sbuf((P, tiles(features.size), rows.size), x.dtype, name="resident")
     if transposed and interleave > 1:
         for b in nk.blocks(features.size, P * interleave):
@@ -129,8 +147,8 @@ def transpose_tiles(nk, dst, base, src, features: int, m, interleave: int) -> No
     """Transposes src (m rows, features) into dst[:, base + t, m], four tiles to a PSUM bank."""
     for g in nk.blocks(features, F):
         bank = nk.psum((P, F // P, P), nk.transposed_dtype(dst.dtype))
-        for k in feature_tiles(nk, src, m.size, (), g.start, g.size, interleave):
-            nk.transpose(to(bank)[0 : k.size, k.index, 0 : m.size], k.region)
+        for k in feature_tiles(nk, g.start, g.size, interleave):
+            nk.transpose(to(bank)[0 : k.size, k.index, 0 : m.size], k.of(src, m.size))
         for p, first, count in regions(g.size):
             at = nk.ds(base + g.index * (F // P) + first, count)
             nk.copy(to(dst)[0:p, at, m.ds], bank[0:p, nk.ds(first, count), 0 : m.size])
@@ -138,23 +156,30 @@ def transpose_tiles(nk, dst, base, src, features: int, m, interleave: int) -> No
 
 @dataclass(frozen=True)
 class FeatureTile:
-    """Tile `index` of some columns of a tile on chip, `size` of them, as a region of it."""
+    """`size` columns of tiles on chip, `step` apart from `start`: tile `index` of some extent, in a strip's order."""
 
+    nk: object
     index: object
     size: int
-    region: object
+    start: object
+    step: int
+
+    def of(self, tile, partitions: int, *middle):
+        """These columns of tile[0:partitions, *middle]."""
+        if self.step > 1:
+            return self.nk.strided(tile, partitions, middle, self.start, self.step, self.size)
+        return tile[(slice(0, partitions), *middle, self.nk.ds(self.start, self.size))]
 
 
-def feature_tiles(nk, tile, partitions: int, middle: tuple, first, extent: int, interleave: int):
-    """The columns first to first + extent of tile[0:partitions, *middle], in tiles of at most 128, in a strip's order."""
+def feature_tiles(nk, first, extent: int, interleave: int, unroll: bool = False):
+    """The columns first to first + extent in tiles of at most 128."""
     if interleave == 1:
-        for k in nk.blocks(extent, P):
-            yield FeatureTile(k.index, k.size, tile[(slice(0, partitions), *middle, nk.ds(first + k.start, k.size))])
+        for k in nk.blocks(extent, P, unroll=unroll):
+            yield FeatureTile(nk, k.index, k.size, k.start + first, 1)
     else:
-        for b in nk.blocks(extent, P * interleave):
-            for j in range(interleave):
-                region = nk.strided(tile, partitions, middle, first + b.start + j, interleave, P)
-                yield FeatureTile(b.index * interleave + j, P, region)
+        for b in nk.blocks(extent, P * interleave, unroll=unroll):
+            for j in nk.unrolled(interleave):
+                yield FeatureTile(nk, b.index * interleave + j, P, b.start + j + first, interleave)
 
 
 def load_weight(nk, w, rows, columns, interleave: int = 1):
@@ -184,74 +209,148 @@ def ones_row(nk, size: int, dtype):
     return ones
 
 
-class _Streamed:
-    """The weight of one product while a block of its columns is worked on: loaded once if its depth allows, else per use."""
+class _Stream:
+    """The weight of one product while a block of its columns is worked on: loaded once if its depth allows, else as it is used."""
 
     def __init__(self, nk, product: Product, columns, blocks: Blocks):
-        self.nk, self.product, self.columns, self.blocks = nk, product, columns, blocks
-        self.whole = blocks.depth >= product.strip.extent
-        if not self.whole and blocks.depth % (P * product.strip.interleave):
-            raise PlanError(
-                f"a depth of {blocks.depth} does not end with a tile: expected a multiple of {P * product.strip.interleave}, or"
-                f" all {product.strip.extent} rows of the weight"
-            )
-        self.loaded = [self._load(self._all(piece)) for piece in product.strip.pieces] if self.whole else None
+        self.nk, self.product, self.columns, self.depth = nk, product, columns, blocks.depth
+        strip = product.strip
+        self.whole = blocks.depth >= strip.extent
+        _ends_with_a_tile("depth", blocks.depth, strip.extent, strip.interleave)
+        self.loaded = None
+        if self.whole:
+            self.loaded = [self._load(nk.block(piece.first, piece.size)) for piece in strip.pieces]
         self.bias = None if product.bias is None else load_bias(nk, product.bias, columns)
-
-    def _all(self, piece: Piece):
-        return self.nk.block(piece.first, piece.size)
 
     def _load(self, rows):
         return load_weight(self.nk, self.product.weight, rows, self.columns, self.product.strip.interleave)
 
     def tiles(self):
         """(weight tile, its tile index, activation tile, its tile index, rows): the contraction, 128 at a time."""
-        nk, depth = self.nk, self.blocks.depth
+        nk = self.nk
         for number, piece in enumerate(self.product.strip.pieces):
             if self.whole:
                 for k in nk.blocks(piece.size, P):
-                    yield self.loaded[number], k.index, piece.tile, k.index, k.size
+                    yield self.loaded[number], k.index, piece.tile, k.index + piece.base, k.size
             else:
-                for d in nk.blocks(piece.size, depth):
+                for d in nk.blocks(piece.size, self.depth):
                     tile = self._load(nk.block(piece.first + d.start, d.size))
                     for k in nk.blocks(d.size, P):
-                        yield tile, k.index, piece.tile, d.index * (depth // P) + k.index, k.size
+                        yield tile, k.index, piece.tile, d.index * (self.depth // P) + k.index + piece.base, k.size
+
+
+def _ends_with_a_tile(what: str, size: int, extent: int, interleave: int) -> None:
+    if size < extent and size % (P * interleave):
+        raise PlanError(
+            f"a {what} of {size} does not end with a tile: expected a multiple of {P * interleave}, or all {extent}"
+        )
 
 
 def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, finish, interleave: int = 1) -> None:
-    """(X W + bias)^T for blocks of columns: W stationary, X^T moving.
+    """(X W + bias)^T for a block of columns: W stationary, X^T moving.
 
     Args:
         products: computed side by side, for the same columns.
         columns: the block of N to compute.
-        finish: called with (sums, first column, size) per group: sums are PSUM (128, group, pitch), one per product, column
-            first + 128 t + p at [p, t], rows along the last dimension; `first` counts from `columns.start`.
+        finish: called with (sums, base, size, m) for tiles of the result: sums are (128, tiles, rows of m), one per product, column
+            128 (base + t) + p at [p, t], counted from `columns.start`; m is a block of rows.
         interleave: of the columns over the partitions, as in a strip.
     """
+    _ends_with_a_tile("width", blocks.width, columns.size, interleave)
+    if blocks.partial and blocks.depth < products[0].strip.extent:
+        _columns_by_parts(nk, products, columns, blocks, finish, interleave)
+        return
     M = products[0].strip.M
-    if blocks.width < columns.size and blocks.width % (P * interleave):
-        raise PlanError(
-            f"a width of {blocks.width} does not end with a tile: expected a multiple of {P * interleave}, or all"
-            f" {columns.size} columns"
-        )
     ones = ones_row(nk, M, products[0].strip.dtype) if any(p.bias is not None for p in products) else None
     for c in nk.blocks(columns.size, blocks.width):
         here = nk.block(columns.start + c.start, c.size)
-        streams = [_Streamed(nk, product, here, blocks) for product in products]
-        for g in nk.blocks(c.size, blocks.group * P):
-            sums = []
-            for stream in streams:
-                acc = nk.accumulator((P, tiles(g.size), pitch(M)))
-                for w, wk, x, xk, k in stream.tiles():
-                    for n in feature_tiles(nk, w, k, (wk,), g.start, g.size, interleave):
-                        for m in nk.blocks(M, F):
-                            nk.matmul(to(acc)[0 : n.size, n.index, m.ds], stationary=n.region, moving=x[0:k, xk, m.ds])
-                if stream.bias is not None:
-                    for n in feature_tiles(nk, stream.bias, 1, (), g.start, g.size, interleave):
-                        for m in nk.blocks(M, F):
-                            nk.matmul(to(acc)[0 : n.size, n.index, m.ds], stationary=n.region, moving=ones[0:1, m.ds])
-                sums.append(acc)
-            finish(sums, c.start + g.start, c.index * tiles(blocks.width) + g.index * blocks.group, g.size)
+        streams = [_Stream(nk, product, here, blocks) for product in products]
+        base = c.index * tiles(blocks.width)
+        if all(stream.whole for stream in streams):
+            for g in nk.blocks(c.size, blocks.group * P):
+                for m in nk.blocks(M, F):
+                    sums = [_column_sums(nk, stream, g, m, ones, interleave) for stream in streams]
+                    finish(sums, base + g.index * blocks.group, g.size, m)
+        else:
+            sums = [_side_by_side(nk, stream, c.size, M, ones, interleave) for stream in streams]
+            for n, extent in enumerate(cut(c.size, P)):
+                for m in nk.blocks(M, F, unroll=True):
+                    finish([banks[n, m.index] for banks in sums], base + n, extent, m)
+
+
+def _column_sums(nk, stream: _Stream, g, m, ones, interleave: int):
+    """The tiles of a group in one bank, each summed over all of K before the next begins."""
+    acc = nk.accumulator((P, tiles(g.size), m.size))
+    for n in feature_tiles(nk, g.start, g.size, interleave):
+        at = to(acc)[0 : n.size, n.index, 0 : m.size]
+        for w, wk, x, xk, k in stream.tiles():
+            nk.matmul(at, stationary=n.of(w, k, wk), moving=x[0:k, xk, m.ds])
+        if stream.bias is not None:
+            nk.matmul(at, stationary=n.of(stream.bias, 1), moving=ones[0:1, m.ds])
+    return acc
+
+
+def _side_by_side(nk, stream: _Stream, extent: int, M: int, ones, interleave: int) -> dict:
+    """All tiles of a block, in banks of their own by (tile of columns, block of rows): each row of the weight is used as it comes."""
+    places = [
+        (n, m) for n in feature_tiles(nk, 0, extent, interleave, unroll=True) for m in nk.blocks(M, F, unroll=True)
+    ]
+    banks = {(n.index, m.index): nk.accumulator((P, 1, m.size)) for n, m in places}
+    for w, wk, x, xk, k in stream.tiles():
+        for n, m in places:
+            at = to(banks[n.index, m.index])[0 : n.size, 0, 0 : m.size]
+            nk.matmul(at, stationary=n.of(w, k, wk), moving=x[0:k, xk, m.ds])
+    for n, m in places:
+        if stream.bias is not None:
+            at = to(banks[n.index, m.index])[0 : n.size, 0, 0 : m.size]
+            nk.matmul(at, stationary=n.of(stream.bias, 1), moving=ones[0:1, m.ds])
+    return banks
+
+
+def _columns_by_parts(nk, products: list[Product], columns, blocks: Blocks, finish, interleave: int) -> None:
+    """Sums over one depth of K at a time in PSUM, and over the depths in float32 in SBUF."""
+    (product,) = products
+    strip, (piece,) = product.strip, product.strip.pieces
+    whole = replace(blocks, partial=False)
+    total = float32_sums(nk, columns.size, strip.M)
+    for d in nk.blocks(piece.size, blocks.depth, sequential=True):
+        part = Piece(piece.tile, piece.first + d.start, d.size, d.index * (blocks.depth // P) + piece.base)
+        part = replace(strip, pieces=(part,), extent=d.size)
+        columns_on_partitions(nk, [Product(part, product.weight)], columns, whole, adding(nk, total), interleave)
+    if product.bias is not None:
+        nothing = replace(strip, pieces=(), extent=0)
+        bias = Product(nothing, product.weight, product.bias)
+        columns_on_partitions(nk, [bias], columns, whole, adding(nk, total), interleave)
+    finish([total], 0, columns.size, nk.block(0, strip.M))
+
+
+def float32_sums(nk, features: int, M: int):
+    """Zeros in SBUF, for `adding`."""
+    total = nk.sbuf((P, tiles(features), M), nk.float32)
+    nk.fill(to(total)[0:P, 0 : tiles(features), 0:M], 0.0, (P, tiles(features), M))
+    return total
+
+
+def adding(nk, total):
+    """A `finish` that adds sums to `total`."""
+
+    def finish(sums, base, extent, m):
+        for p, t, count in regions(extent):
+            at = (slice(0, p), nk.ds(base + t, count), m.ds)
+            nk.add(to(total)[at], total[at], sums[0][0:p, nk.ds(t, count), 0 : m.size])
+
+    return finish
+
+
+def copying(nk, target):
+    """A `finish` that rounds sums to the data type of `target` (128, tiles, M)."""
+
+    def finish(sums, base, extent, m):
+        for p, t, count in regions(extent):
+            source = sums[0][0:p, nk.ds(t, count), 0 : m.size]
+            nk.copy(to(target)[0:p, nk.ds(base + t, count), m.ds], source, engine="scalar")
+
+    return finish
 
 
 def rows_on_partitions(nk, product: Product, y, rows, columns, blocks: Blocks) -> None:
@@ -260,48 +359,42 @@ def rows_on_partitions(nk, product: Product, y, rows, columns, blocks: Blocks) -
     ones = ones_row(nk, strip.M, strip.dtype) if product.bias is not None else None
     for c in nk.blocks(columns.size, blocks.width):
         here = nk.block(columns.start + c.start, c.size)
-        stream = _Streamed(nk, product, here, blocks)
-        for g in nk.blocks(strip.M, blocks.group * P):
-            acc = nk.accumulator((P, tiles(g.size), pitch(c.size)))
-            for w, wk, x, xk, k in stream.tiles():
-                for m in nk.blocks(g.size, P):
-                    for n in nk.blocks(c.size, F):
-                        nk.matmul(
-                            to(acc)[0 : m.size, m.index, n.ds],
-                            stationary=x[0:k, xk, nk.ds(g.start + m.start, m.size)],
-                            moving=w[0:k, wk, n.ds],
-                        )
-            if stream.bias is not None:
-                for m in nk.blocks(g.size, P):
-                    for n in nk.blocks(c.size, F):
-                        nk.matmul(
-                            to(acc)[0 : m.size, m.index, n.ds],
-                            stationary=ones[0:1, nk.ds(g.start + m.start, m.size)],
-                            moving=stream.bias[0:1, n.ds],
-                        )
-            out = nk.sbuf((P, tiles(g.size), c.size), y.dtype)
-            for p, first, count in regions(g.size):
-                at = nk.ds(first, count)
-                nk.copy(to(out)[0:p, at, 0 : c.size], acc[0:p, at, 0 : c.size], engine="scalar")
-                source = out[0:p, at, 0 : c.size]
-                nk.store_tiles(y, source, rows.start + g.start + first * P, count, here, p)
+        stream = _Stream(nk, product, here, blocks)
+        banks = None if stream.whole else _rows_side_by_side(nk, stream, strip.M, c.size)
+        for m in nk.blocks(strip.M, P, unroll=banks is not None):
+            out = nk.sbuf((P, c.size), y.dtype)
+            for n in nk.blocks(c.size, F, unroll=banks is not None):
+                acc = nk.accumulator((P, n.size)) if banks is None else banks[m.index, n.index]
+                at = to(acc)[0 : m.size, 0 : n.size]
+                if banks is None:
+                    for w, wk, x, xk, k in stream.tiles():
+                        nk.matmul(at, stationary=x[0:k, xk, m.ds], moving=w[0:k, wk, n.ds])
+                if stream.bias is not None:
+                    nk.matmul(at, stationary=ones[0:1, m.ds], moving=stream.bias[0:1, n.ds])
+                nk.copy(to(out)[0 : m.size, n.ds], acc[0 : m.size, 0 : n.size], engine="scalar")
+            nk.store(y[nk.ds(rows.start + m.start, m.size), here.ds], out[0 : m.size, 0 : c.size])
+
+
+def _rows_side_by_side(nk, stream: _Stream, M: int, extent: int) -> dict:
+    """All tiles of a block, in banks of their own by (tile of rows, block of columns)."""
+    places = [(m, n) for m in nk.blocks(M, P, unroll=True) for n in nk.blocks(extent, F, unroll=True)]
+    banks = {(m.index, n.index): nk.accumulator((P, n.size)) for m, n in places}
+    for w, wk, x, xk, k in stream.tiles():
+        for m, n in places:
+            at = to(banks[m.index, n.index])[0 : m.size, 0 : n.size]
+            nk.matmul(at, stationary=x[0:k, xk, m.ds], moving=w[0:k, wk, n.ds])
+    return banks
 
 
 def project(nk, strip: Strip, weight, blocks: Blocks) -> Strip:
     """(X W)^T on chip, in the data type of X: a piece per block of columns, so that it grows while X is still needed."""
-    N, pieces = weight.shape[1], []
-    for first in range(0, N, blocks.width):
-        size = min(blocks.width, N - first)
+    pieces, first = [], 0
+    for size in cut(weight.shape[1], blocks.width):
         tile = nk.sbuf((P, tiles(size), strip.M), strip.dtype, name="resident")
-
-        def finish(sums, start, base, extent, tile=tile):
-            for p, t, count in regions(extent):
-                target = to(tile)[0:p, nk.ds(base + t, count), 0 : strip.M]
-                nk.copy(target, sums[0][0:p, nk.ds(t, count), 0 : strip.M], engine="scalar")
-
-        columns_on_partitions(nk, [Product(strip, weight)], nk.block(first, size), blocks, finish)
+        columns_on_partitions(nk, [Product(strip, weight)], nk.block(first, size), blocks, copying(nk, tile))
         pieces.append(Piece(tile, first, size))
-    return Strip(tuple(pieces), N, strip.M, strip.dtype)
+        first += size
+    return Strip(tuple(pieces), first, strip.M, strip.dtype)
 
 
 def project_by_parts(
@@ -312,25 +405,17 @@ def project_by_parts(
     Each part's sums are whole in PSUM and are added to float32 sums in SBUF, which become X's data type once, at the end.
     """
     K, M = weights[0].shape[0], rows.size
-    sums = [nk.sbuf((P, tiles(w.shape[1]), M), nk.float32) for w in weights]
-    for total, w in zip(sums, weights, strict=True):
-        nk.fill(to(total)[...], 0.0, (P, tiles(w.shape[1]), M))
+    totals = [float32_sums(nk, w.shape[1], M) for w in weights]
     for k in nk.blocks(K, part, sequential=True):
         strip = load_strip(nk, x, rows, k, chunk, transposed)
-        piece = Strip((Piece(strip.pieces[0].tile, k.start, k.size),), k.size, M, x.dtype)
-        for total, w, how in zip(sums, weights, blocks, strict=True):
-
-            def finish(psum, start, base, extent, total=total):
-                for p, t, count in regions(extent):
-                    at = (slice(0, p), nk.ds(base + t, count), slice(0, M))
-                    nk.add(to(total)[at], total[at], psum[0][0:p, nk.ds(t, count), 0:M])
-
-            columns_on_partitions(nk, [Product(piece, w)], nk.block(0, w.shape[1]), how, finish)
+        strip = replace(strip, pieces=(Piece(strip.pieces[0].tile, k.start, k.size),))
+        for total, w, how in zip(totals, weights, blocks, strict=True):
+            everything = nk.block(0, w.shape[1])
+            columns_on_partitions(nk, [Product(strip, w)], everything, how, adding(nk, total))
     strips = []
-    for total, w in zip(sums, weights, strict=True):
+    for total, w in zip(totals, weights, strict=True):
         r = w.shape[1]
         tile = nk.sbuf((P, tiles(r), M), x.dtype, name="resident")
-        for p, t, count in regions(r):
-            nk.copy(to(tile)[0:p, t : t + count, 0:M], total[0:p, t : t + count, 0:M])
+        copying(nk, tile)([total], 0, r, nk.block(0, M))
         strips.append(Strip((Piece(tile, 0, r),), r, M, x.dtype))
     return strips

@@ -17,10 +17,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from .dense import matmul
+from .errors import PlanError
 from .gated_mlp import mlp, mlp_up
 from .kernel import KERNELS, Kernel, tensors_and_settings
 from .low_rank import low_rank_fused
-from .plan import check_mlp
+from .planners import check_mlp
 from .reference import mlp_reference
 
 
@@ -42,10 +43,14 @@ class Pipeline(Kernel):
                 return output
             output = launch(kernel, **tensors, **settings)
 
-    def plan(self, *args, **kwargs):
-        raise TypeError(f"{self.name} is a pipeline: plan its kernels one by one")
+    def planned(self, *args, **kwargs):
+        raise PlanError(f"{self.name} is a pipeline and plans each of its kernels: it takes no plan")
 
-    def __call__(self, *args, target="trn1", cores: int = 1, **kwargs):
+    plan = planned
+
+    def __call__(self, *args, target="trn1", cores: int | None = None, plan=None, **kwargs):
+        if plan is not None:
+            self.planned(plan)
         return self.run(lambda kernel, **call: kernel(target=target, cores=cores, **call), *args, **kwargs)
 
 

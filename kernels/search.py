@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from .machine import Machine
-from .parts import Blocks, F, P, pitch, tiles
+from .parts import Blocks, F, P, cut, tiles
 
 
 EFFICIENT_RUN = 2048  # bytes
@@ -39,17 +39,10 @@ def divisors(n: int) -> list[int]:
 
 
 def sizes(extent: int, exact: bool) -> list[int]:
-    """Sizes of blocks of a dimension, in whole tiles; the whole of it too.
-
-    exact: it is the rank, which blocks divide; where it has no middling divisor, as 13 tiles have not, blocks of equal size and a
-        smaller last one (7 + 6). Either way no tile is filled in part, so nothing is wasted.
-    """
+    """Sizes of blocks of a dimension, in whole tiles: dividing it if `exact`, since it is the rank; the whole of it too."""
     count = tiles(extent)
-    if exact and extent % P == 0:
-        middling = count <= 8 or any(count % n == 0 for n in range(3, 9))
-        steps = set(divisors(count)) if middling else {-(-count // n) for n in range(1, count + 1)}
-    elif exact:
-        steps = {1}
+    if exact:
+        steps = divisors(count) if extent % P == 0 else [1]
     else:
         steps = {2**i for i in range(12)} | set(divisors(count))
     return sorted({min(n * P, extent) for n in (*steps, count) if n <= count})
@@ -58,10 +51,6 @@ def sizes(extent: int, exact: bool) -> list[int]:
 def strips(M: int) -> list[int]:
     """Rows of a strip, largest first: M in 1, 2, 3 ... strips of nearly equal size, in whole tiles."""
     return sorted({min(M, P * tiles(-(-M // n))) for n in range(1, tiles(M) + 1)}, reverse=True)
-
-
-def pieces(extent: int, width: int) -> tuple[int, ...]:
-    return tuple(min(width, extent - first) for first in range(0, extent, width))
 
 
 @dataclass(frozen=True)
@@ -83,6 +72,7 @@ class Stage:
         N, M: columns of the weights, rows of the strip.
         exact: "width" or "depth" must divide its dimension, which is the rank.
         working, stored: bytes per partition that a tile of a group needs beside the weights, as a buffer and as one to store.
+        partial: sums may be completed in SBUF.
         biased: a bias is added.
         interleave: rows of the weights that share a descriptor; produces: the same of the result.
     """
@@ -99,9 +89,16 @@ class Stage:
     biased: bool = False
     interleave: int = 1
     produces: int = 1
+    partial: bool = True
 
     def _whole(self, depth: int) -> bool:
         return all(depth >= sum(parts) for parts in self.contractions)
+
+    def _side_by_side(self, width: int) -> int:
+        """Banks that a block's tiles take where all are summed at once."""
+        if self.form == "rows":
+            return tiles(self.M) * -(-width // F)
+        return len(self.contractions) * tiles(width) * -(-self.M // F)
 
     def held(self, b: Blocks) -> Held:
         weights = 0
@@ -110,51 +107,55 @@ class Stage:
             weights += count * b.width * self.itemsize
         bias = len(self.contractions) * b.width * self.itemsize if self.biased else 0
         ones = self.M * self.itemsize if self.biased else 0
-        row = pitch(self.M if self.form == "columns" else b.width)
-        stored = b.group * (self.stored if self.form == "columns" else b.width * self.itemsize)
-        single = weights + bias + ones + b.group * self.working + stored
-        banks = len(self.contractions) * -(-b.group * row // F)
+        stored = b.width * self.itemsize if self.form == "rows" else b.group * self.stored
+        sums = 4 * tiles(self.N) * self.M if b.partial and not self._whole(b.depth) else 0
+        single = weights + bias + ones + b.group * self.working + stored + sums
+        # Sums that follow each other are emptied from one bank while the next are made in another.
+        banks = 2 * len(self.contractions) if self._whole(b.depth) or b.partial else self._side_by_side(b.width)
         return Held(single, single + weights + bias + stored, banks)
 
     def candidates(self) -> Iterator[Blocks]:
         K = max(map(sum, self.contractions))
+        single = len(self.contractions) == 1 and len(self.contractions[0]) == 1
         for width, depth in product(sizes(self.N, "width" in self.exact), sizes(K, "depth" in self.exact)):
-            covered = tiles(width if self.form == "columns" else self.M)
             whole = self._whole(depth)
-            if not whole and depth % (P * self.interleave) or width % (P * self.produces) and self.produces > 1:
+            if not whole and depth % (P * self.interleave) or self.produces > 1 and width % (P * self.produces):
                 continue
-            for group in divisors(covered) if whole else [covered]:
-                if group % self.produces == 0:
-                    yield Blocks(width, depth, group)
+            if not whole and self._side_by_side(width) <= 8:
+                yield Blocks(width, depth)
+            if self.form == "rows" and whole:
+                yield Blocks(width, depth)
+            if self.form == "columns" and (whole or self.partial and single):
+                together = max(1, F // self.M)
+                groups = [g for g in divisors(tiles(width)) if g <= together and g % self.produces == 0]
+                if groups:
+                    yield Blocks(width, depth, groups[-1], partial=not whole)
+
+    def choose(self, machine: Machine, stays: Callable[[Blocks], int]) -> tuple[Blocks, Held] | None:
+        """The best blocks that fit beside what stays: efficient descriptors, no sums in SBUF, large transfers."""
+        best = None
+        for b in self.candidates():
+            held = self.held(b)
+            if held.banks > machine.psum_banks or stays(b) + held.buffered > machine.sbuf_budget:
+                continue
+            together = min(tiles(b.depth) * b.width, 2**13)
+            score = (-self.cost(b), not b.partial, self._whole(b.depth), together, -held.buffered)
+            if best is None or score > best[0]:
+                best = score, b, held
+        return best and best[1:]
+
+    def vector(self, b: Blocks) -> float:
+        """Cycles of VectorE for sums in SBUF."""
+        parts = len(cut(sum(self.contractions[0]), b.depth)) if b.partial else 0
+        return (parts + 1.5) * tiles(self.N) * self.M if parts else 0.0
 
     def cost(self, b: Blocks) -> float:
         """Bytes that streaming the weights costs as much as, see `moved`."""
         rows = sum(map(sum, self.contractions))
         joined = self.interleave if b.width >= self.N else 1
         return sum(
-            moved(rows * width * self.itemsize, joined * width * self.itemsize) for width in pieces(self.N, b.width)
+            moved(rows * width * self.itemsize, joined * width * self.itemsize) for width in cut(self.N, b.width)
         )
-
-    def divides(self, b: Blocks) -> bool:
-        """Whether no block of the rank is smaller than the others."""
-        ranks = [(self.N, b.width)] if "width" in self.exact else []
-        ranks += [(K, min(b.depth, K)) for K in map(sum, self.contractions) if "depth" in self.exact]
-        return all(rank % block == 0 for rank, block in ranks)
-
-    def choose(self, machine: Machine, stays: Callable[[Blocks], int]) -> tuple[Blocks, Held] | None:
-        """The best blocks that fit beside what stays: efficient descriptors, PSUM in two halves, few and large transfers."""
-        best = None
-        for b in self.candidates():
-            held = self.held(b)
-            if held.banks > machine.psum_banks or stays(b) + held.buffered > machine.sbuf_budget:
-                continue
-            overlap = 2 * held.banks <= machine.psum_banks  # one half is emptied while the other is filled
-            emptied = min(b.group * self.M, 4 * F)  # numbers per partition that leave PSUM at once
-            together = min(tiles(b.depth) * b.width, 2**13)
-            score = (-self.cost(b), self.divides(b), overlap, emptied, together, -held.buffered)
-            if best is None or score > best[0]:
-                best = score, b, held
-        return best and best[1:]
 
 
 class Search:
@@ -195,6 +196,7 @@ class Search:
         blocks, held = chosen
         self.stages[stage.name] = blocks
         self.moved += stage.cost(blocks)
+        self.vector += stage.vector(blocks)
         self.hold(beside(blocks), held)
         return blocks
 
@@ -226,10 +228,12 @@ class Search:
         X, done, made = self.strip(K), 0, {}
         self.load(K, 0, transposed)
         for name, r in weights.items():
+            needed = keep or name != list(weights)[-1]  # X, after this product
 
-            def beside(b: Blocks, r=r, done=done) -> int:
-                # The last piece of the product is written when X was read for the last time, unless more of it follows.
-                late = 0 if keep or b.group < tiles(b.width) else self.strip(pieces(r, b.width)[-1])
+            def beside(b: Blocks, r=r, done=done, needed=needed) -> int:
+                # The last piece of the product is written when X was read for the last time, unless its tiles follow each other.
+                early = needed or b.depth >= K and (tiles(b.width) > b.group or self.M > F)
+                late = 0 if early else self.strip(cut(r, b.width)[-1])
                 return X + done + self.strip(r) - late
 
             stage = Stage(
@@ -238,7 +242,7 @@ class Search:
             blocks = self.stage(stage, beside)
             if blocks is None:
                 return made
-            made[name] = pieces(r, blocks.width)
+            made[name] = cut(r, blocks.width)
             done += sum(map(self.strip, made[name]))
             self.hold(done)
         return made
@@ -248,28 +252,28 @@ class Search:
     ) -> dict[str, tuple[int, ...]]:
         sums = sum(tiles(r) * self.M * 4 for r in weights.values())
         chunk = part
-        for size in pieces(K, part):
+        for size in cut(K, part):
             self.load(size, sums, transposed)
             chunk = min(chunk, self.chunk)
         for name, r in weights.items():
-            stage = Stage(name, "columns", ((part,),), r, self.M, self.itemsize, exact=("width",))
+            stage = Stage(name, "columns", ((part,),), r, self.M, self.itemsize, exact=("width",), partial=False)
             before = self.moved
             blocks = self.stage(stage, sums + self.strip(part))
             if blocks is None:
                 return {}
             self.moved = before + stage.cost(blocks) * K / part
-            self.vector += (len(pieces(K, part)) + 1.5) * tiles(r) * self.M
+            self.vector += (len(cut(K, part)) + 1.5) * tiles(r) * self.M
         self.chunk = chunk
         self.hold(sums + sum(self.strip(r) for r in weights.values()))
         return {name: (r,) for name, r in weights.items()}
 
-    def score(self, flops: float, rows: int, result: int, part: int) -> tuple:
-        """What makes a plan better, least first: predicted time, no sums in SBUF, less to move.
+    def score(self, flops: float, rows: int, result: int) -> tuple:
+        """What makes a plan better, least first: the time of the busiest engine, then that of the others.
 
         Args: flops and result (bytes) of one core, whose rows these are.
         """
         count = -(-rows // self.M)
         transfers = (count * self.moved + result) / self.machine.bandwidth
-        passes = 4 if self.itemsize == 4 else 1
-        work = max(passes * flops / self.machine.flops, count * self.vector / self.machine.vector_clock)
-        return max(work, transfers), part > 0, transfers
+        additions = count * self.vector / self.machine.vector_clock
+        work = (4 if self.itemsize == 4 else 1) * flops / self.machine.flops
+        return max(work, transfers, additions), transfers + additions

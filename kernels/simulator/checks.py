@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What is checked of every write, once, on its symbolic region: banks, engines, arguments, and other iterations' writes."""
+"""What is checked of every write, once, on its symbolic region: engines, arguments, and other iterations' writes."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .index import Affine
 from .trace import GPSIMD, TENSOR
 
 
-def check_write(instruction, result_dtype: np.dtype, view, machine) -> None:
+def check_write(instruction, result_dtype: np.dtype, view) -> None:
     """Whether the instruction can write this region at all."""
     if view.tensor.argument:
         raise SimulationError(f"{view.tensor.label} is an argument of the kernel, which may not be written")
@@ -33,25 +33,6 @@ def check_write(instruction, result_dtype: np.dtype, view, machine) -> None:
             raise SimulationError(
                 f"{instruction.name}: TensorE writes {result_dtype}, and {view.label} of {view.tensor.label} is {view.dtype}"
             )
-        check_bank(instruction, view, machine)
-
-
-def check_bank(instruction, view, machine) -> None:
-    """What TensorE writes lies within one bank of PSUM, whatever the loop indices are. A tile starts at a bank."""
-    bank, item = machine.psum_bank, view.dtype.itemsize
-    start = view.offset - view.partition * view.tensor.strides[0]
-    low = sum(min(0, stride * (size - 1)) for stride, size in view.dims[1:])
-    high = sum(max(0, stride * (size - 1)) for stride, size in view.dims[1:])
-    extent = (high - low + 1) * item
-    starts = {(start.constant + low) * item % bank}
-    for variable, coefficient in start.terms:
-        steps = range(min(variable.trips, bank))  # after `bank` steps the places repeat
-        starts = {(at + coefficient * item * i) % bank for at in starts for i in steps}
-    if any(at + extent > bank for at in starts):
-        raise SimulationError(
-            f"{instruction.name}: the result must lie within one PSUM bank of {bank} bytes per partition, {view.label} of"
-            f" {view.tensor.label} starts at byte {max(starts)} of a bank and spans {extent}"
-        )
 
 
 def check_apart(view, frames) -> None:

@@ -56,6 +56,13 @@ def get_nc_version() -> nc_version:
     return nc_version(int(current().machine.core[-1]))
 
 
+CONSTANTS = ("engine", "gpsimd_engine", "nc_version", "scalar_engine", "tensor_engine", "vector_engine")
+
+
+def __getattr__(name: str):
+    raise signatures.unknown(signatures.isa, "nisa", CONSTANTS, name)
+
+
 _NAMES = {engine.tensor: TENSOR, engine.vector: VECTOR, engine.scalar: SCALAR, engine.gpsimd: GPSIMD}
 _TANH = np.float32(np.sqrt(2 / np.pi))
 

@@ -13,6 +13,8 @@
 # limitations under the License.
 """`neuronxcc.nki.language` in NumPy: memory, loops, indices, transfers, and the operations that stand for one instruction."""
 
+import operator
+
 import numpy as np
 
 from ..errors import SimulationError
@@ -78,9 +80,19 @@ def _trips(args, name: str) -> int:
     return trips
 
 
-def _range(kind: str, args):
-    for variable in current().loop(kind, _trips(args, f"nl.{kind}_range")):
-        yield Affine(0, ((variable, 1),))
+def _numbers(args, name: str) -> range:
+    """What the arguments of Python's `range` stand for."""
+    if len(args) == 1:
+        return range(_trips(args, name))
+    numbers = [integer(n, name) for n in _some(args, name, 3)]
+    if not numbers[2:] or numbers[2]:
+        return range(*numbers)
+    raise SimulationError(f"{name}: the step is zero, got {args}")
+
+
+def _loop(kind: str, numbers: range):
+    for variable in current().loop(kind, len(numbers)):
+        yield Affine(numbers.start, ((variable, numbers.step),))
 
 
 def _some(args, name: str, most: int) -> tuple:
@@ -91,12 +103,13 @@ def _some(args, name: str, most: int) -> tuple:
 
 @documented(signatures.language.affine_range)
 def affine_range(*args):
-    return _range("affine", args)
+    return _loop("affine", range(_trips(args, "nl.affine_range")))
 
 
 @documented(signatures.language.sequential_range)
 def sequential_range(*args):
-    return _range("sequential", args)
+    """Also what Python's `range` is in a kernel: it takes the same arguments."""
+    return _loop("sequential", _numbers(args, "nl.sequential_range"))
 
 
 @documented(signatures.language.static_range)
@@ -111,6 +124,31 @@ def arange(*args) -> Grid:
     if stop <= start:
         raise SimulationError(f"nl.arange: the range {args} is empty")
     return Grid(Affine(start), ((1, stop - start),))
+
+
+class Mesh(tuple):
+    """The index arrays of `nl.mgrid`, one per dimension: to unpack, or as `.p` (partitions), `.x` and `.y`."""
+
+    __slots__ = ()
+    p, x, y = (property(operator.itemgetter(axis)) for axis in range(3))
+
+
+class _Mgrid:
+    """`nl.mgrid[0:128, 0:512]`: dense index arrays, as NumPy's."""
+
+    def __getitem__(self, key) -> Mesh:
+        key = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(item, slice) and item.step in (None, 1) and item.stop is not None for item in key):
+            raise SimulationError(f"nl.mgrid: slices with a stop and no step are expected, got {key}")
+        grids = [arange(item.start or 0, item.stop) for item in key]
+        sizes = [grid.axes[0][1] for grid in grids]
+        return Mesh(
+            Grid(grid.base, tuple((int(axis == at), size) for axis, size in enumerate(sizes)))
+            for at, grid in enumerate(grids)
+        )
+
+
+mgrid = _Mgrid()
 
 
 @documented(signatures.language.ds)
@@ -182,6 +220,15 @@ def silu(x, dtype=None) -> Result:
 @documented(signatures.language.gelu_apprx_tanh)
 def gelu_apprx_tanh(x, dtype=None) -> Result:
     return isa.activation("gelu_apprx_tanh", x, dtype=dtype)
+
+
+CONSTANTS = (
+    "bfloat16", "float16", "float32", "hbm", "mgrid", "par_dim", "private_hbm", "psum", "sbuf", "shared_hbm", "tile_size"
+)  # fmt: skip
+
+
+def __getattr__(name: str):
+    raise signatures.unknown(signatures.language, "nl", CONSTANTS, name)
 
 
 # Functions double as the `op` of nisa.activation and nisa.tensor_tensor.

@@ -28,6 +28,8 @@ from .values import data_type, dimensions, integer
 
 
 ON_CHIP = ("sbuf", "psum")
+# What `written` says of an element. In PSUM: whether an accumulation of TensorE wrote it that may go on, or is over.
+WRITTEN, OPEN, CLOSED = 1, 2, 3
 
 
 class DynamicSlice:
@@ -96,16 +98,17 @@ class Tensor(Traced):
                     f"a tile {_describe(self.shape)} in {buffer} has {self.shape[0]} partitions: at most {machine.partitions}"
                 )
             size //= self.shape[0]
-            limit = machine.sbuf_partition if buffer == "sbuf" else machine.psum_partition
+            limits = {"sbuf": (machine.sbuf_partition, "sbuf"), "psum": (machine.psum_bank, "a bank of psum")}
+            limit, place = limits[buffer]
             if size > limit:
                 raise SimulationError(
-                    f"a tile {_describe(self.shape)} of {self.dtype} takes {size} bytes per partition: {buffer} of"
+                    f"a tile {_describe(self.shape)} of {self.dtype} takes {size} bytes per partition: {place} of"
                     f" {machine.name} has {limit}"
                 )
         self.strides = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
         self.allocation = recorder.allocate(name, self.shape, str(self.dtype), buffer, size)
         self.scope = recorder.scope()
-        self.data = self.written = None
+        self.data = self.written = self.group = None  # group: the region that TensorE wrote last, in PSUM
         if not recorder.dry:
             if data is not None:
                 self.data = np.ascontiguousarray(data)
@@ -113,7 +116,7 @@ class Tensor(Traced):
                 self.data = np.zeros(self.shape, self.dtype)
             else:
                 self.data = np.full(self.shape, np.nan, self.dtype)
-            self.written = np.full(self.shape, zeros or data is not None, np.uint8)
+            self.written = np.full(self.shape, WRITTEN if zeros or data is not None else 0, np.uint8)
 
     @property
     def label(self) -> str:
@@ -199,10 +202,17 @@ class View(Traced):
             first, step = self.dims[0][0], tensor.strides[0]
             if self.dims[0][1] > 1 and first != step:
                 raise SimulationError(f"{tensor.label}: the partitions of a region must follow each other")
-            if self.partition.terms or self.partition.constant % 32:
-                raise SimulationError(
-                    f"{tensor.label}: a region must start at partition 0, 32, 64 or 96, got {self.partition!r}"
-                )
+            self._check_start(self.dims[0][1])
+
+    def _check_start(self, partitions: int) -> None:
+        """Where a region on chip may start depends on how many partitions it has."""
+        starts = ((32, "0, 32, 64 or 96"), (64, "0 or 64"), (128, "0"))
+        step, where = next((size, where) for size, where in starts if partitions <= size)
+        if self.partition.terms or self.partition.constant % step:
+            raise SimulationError(
+                f"{self.tensor.label}: a region of {partitions} partitions must start at partition {where}, got"
+                f" {self.partition!r}"
+            )
 
     def _item(self, item, extent: int, axis: int) -> tuple[Affine, tuple[tuple[int, int], ...]]:
         """The symbolic start, and what is added to it: (coefficient, size) per axis."""
@@ -277,12 +287,32 @@ class View(Traced):
             raise SimulationError(f"{self.label} of {self.tensor.label} is read, but was never written as a whole")
         return self._array(self.tensor.data)
 
-    def write(self, values: np.ndarray) -> None:
+    @property
+    def _region(self) -> tuple:
+        return self.offset.value, self.dims
+
+    def continue_group(self) -> None:
+        """Refuses to go on with an accumulation that another one in the same tile has ended."""
+        if self.tensor.group != self._region and (self._array(self.tensor.written) == CLOSED).any():
+            raise SimulationError(
+                f"{self.label} of {self.tensor.label} is accumulated again after another region of the tile: a bank of"
+                " PSUM holds one accumulation at a time, finish it or use a tile for each"
+            )
+
+    def turn(self) -> None:
+        """Ends the accumulations in other regions of the tile."""
+        tensor = self.tensor
+        if tensor.group != self._region:
+            tensor.written[tensor.written == OPEN] = CLOSED
+            tensor.group = self._region
+
+    def write(self, values: np.ndarray, group: bool = False) -> None:
+        """group: as the start or a part of an accumulation in PSUM."""
         written = self._array(self.tensor.written)
         if self.buffer == "hbm":
             if written.any():
                 raise SimulationError(f"{self.label} of {self.tensor.label}: an element in HBM is written twice")
-        written[...] = 1
+        written[...] = OPEN if group else WRITTEN
         self._array(self.tensor.data)[...] = values
 
     def __iadd__(self, value):

@@ -20,6 +20,7 @@ must repeat it operation by operation: a body that depends on Python state which
 import random
 import weakref
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from ..machine import Machine
 from .checks import check_apart, check_write
 from .index import LoopVariable
 from .memory import Result, Tensor, View
-from .trace import DMA, VECTOR, Allocation, Instruction, Loop, Trace
+from .trace import DMA, TENSOR, VECTOR, Allocation, Instruction, Loop, Trace
 
 
 ORDERS = ("forward", "reversed", "shuffled")
@@ -156,7 +157,8 @@ class Recorder:
         return tuple((frame, frame.iteration) for frame in self.frames)
 
     def check_scope(self, tensor: Tensor | Result) -> None:
-        if _RUNNING and _RUNNING[-1] is not self:
+        innermost = _RUNNING.get()[-1:]
+        if innermost and innermost[0] is not self:
             raise SimulationError(f"{tensor.label} belongs to another run of a kernel")
         if tensor.argument:
             return
@@ -203,14 +205,17 @@ class Recorder:
         """Makes `view` what the instruction of `result` writes."""
         self._bind(result, view, accumulate=False)
         if not self.dry:
-            view.write(np.asarray(result.values).reshape(view.shape))
+            group = view.buffer == "psum" and result.instruction.engine == TENSOR  # it may be added to
+            if group:
+                view.turn()
+            view.write(np.asarray(result.values).reshape(view.shape), group)
         result.view = view
 
     def _bind(self, result: Result, view: View, accumulate: bool) -> None:
         write = view.operand()
         known = self._entry(("write", view.key, accumulate), lambda: write)
         if known is write:
-            check_write(result.instruction, result.dtype, view, self.machine)
+            check_write(result.instruction, result.dtype, view)
             if not accumulate:
                 shared = view.buffer == "hbm" and view.tensor.shared
                 check_apart(view, self.frames[0 if shared else len(view.tensor.scope) :])
@@ -261,7 +266,9 @@ class Recorder:
             self.check_scope(value)
             self._bind(value, view, accumulate=True)
             if not self.dry:
-                view.write(view.read() + value.values)
+                view.continue_group()
+                view.turn()
+                view.write(view.read() + value.values, group=True)
             value.view = view
             return
         for frame in self.frames[len(view.tensor.scope) :]:
@@ -278,20 +285,21 @@ class Recorder:
         return Trace([self.root], self.allocations)
 
 
-_RUNNING: list[Recorder] = []
+# Of this thread or task alone: others may simulate at the same time.
+_RUNNING: ContextVar[tuple[Recorder, ...]] = ContextVar("neuronmm_recorders", default=())
 
 
 @contextmanager
 def running(recorder: Recorder):
     """Makes `recorder` the one that the operations of `language` and `isa` write to."""
-    _RUNNING.append(recorder)
+    token = _RUNNING.set((*_RUNNING.get(), recorder))
     try:
         yield recorder
     finally:
-        _RUNNING.pop()
+        _RUNNING.reset(token)
 
 
 def current() -> Recorder:
-    if not _RUNNING:
+    if not _RUNNING.get():
         raise SimulationError("an NKI operation was called outside of simulate()")
-    return _RUNNING[-1]
+    return _RUNNING.get()[-1]

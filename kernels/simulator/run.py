@@ -15,13 +15,14 @@
 
 import functools
 import inspect
+import types
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..beta1 import Beta1
 from ..dialect import speaking
-from ..errors import PlanError, SimulationError
+from ..errors import SimulationError
 from ..kernel import Kernel, Spec
 from ..machine import Machine, get_machine
 from ..pipeline import Pipeline
@@ -146,11 +147,28 @@ def _check_capacity(trace: Trace, machine: Machine) -> None:
             )
 
 
+def _compiled(function):
+    """The function as the compiler of Beta 1 sees it.
+
+    It replaces Python's `range` inside of a kernel with `nl.sequential_range`: the index has no value, and what is made
+    in the loop ends with it. Functions that the kernel calls are left alone: in the samples of the SDK their `range` is
+    Python's. A `range` that the module of the kernel defines itself is not, and stays.
+    """
+    if isinstance(function, functools.partial):
+        return functools.partial(_compiled(function.func), *function.args, **function.keywords)
+    if not isinstance(function, types.FunctionType):
+        return function
+    names = {"range": language.sequential_range, **function.__globals__}
+    made = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
 def simulate(
     kernel: Kernel,
     *args,
     target: str | Machine = "trn1",
-    cores: int = 1,
+    cores: int | None = None,
     plan=None,
     order: str = "forward",
     dry: bool = False,
@@ -164,12 +182,12 @@ def simulate(
         kernel: one of `optimum_neuronmm.kernels`, or a plain function of the same form (it takes no plan of its own).
         args, kwargs: its tensors, as NumPy arrays (bfloat16 of ml_dtypes, or float32), and its settings. With `dry`, `Spec`s do.
         target: the machine whose limits apply.
-        cores: logical cores that share the work; each runs as one program.
+        cores: logical cores that share the work; each runs as one program. None: 1, or those of the plan.
         plan: block sizes; without it the kernel's own.
         order: of the iterations of affine loops and of the programs: forward, reversed or shuffled (by `seed`).
         dry: no data; each loop body runs once and is counted by its trip count. Same trace, at the cost of the source's size.
             What needs data or a second iteration goes unnoticed: reads of what was never written, elements that are written
-            twice or never, Python state that a loop changes.
+            twice or never, Python state that a loop changes, accumulations that take turns in a tile of PSUM.
         unroll: loops are unrolled, as for a compiler that should see no symbolic index.
 
     Raises:
@@ -177,11 +195,12 @@ def simulate(
         PlanError: no block sizes fit.
     """
     on = get_machine(target)
-    if integer(cores, "cores") < 1:
+    seed = integer(seed, "seed")
+    if cores is not None and integer(cores, "cores") < 1:
         raise SimulationError(f"cores: at least one is expected, got {cores}")
     if isinstance(kernel, Pipeline):
         if plan is not None:
-            raise PlanError(f"{kernel.name} is a pipeline and plans each of its kernels: it takes no plan")
+            kernel.planned(plan)
         options = {"target": on, "cores": cores, "order": order, "dry": dry, "seed": seed, "unroll": unroll}
         return _simulate_pipeline(kernel, args, kwargs, **options)
     if isinstance(kernel, Kernel):
@@ -191,17 +210,18 @@ def simulate(
     else:
         if plan is not None:
             raise SimulationError("a plain function takes no plan: give it what it needs as arguments of its own")
+        cores = 1 if cores is None else cores
         call = _bind(kernel, args, kwargs)
         tensors = {name: value for name, value in call.arguments.items() if value is not None}
     recorder = Recorder(on, dry=dry, order=order, programs=cores, seed=seed)
     arguments = {name: _argument(recorder, name, value) for name, value in tensors.items()}
     if isinstance(kernel, Kernel):
         body = functools.partial(
-            kernel.body, **{name: arguments.get(name) for name in kernel.tensors}, **settings, plan=plan
+            _compiled(kernel.body), **{name: arguments.get(name) for name in kernel.tensors}, **settings, plan=plan
         )
     else:
         call.arguments.update(arguments)
-        body = functools.partial(kernel, *call.args, **call.kwargs)
+        body = functools.partial(_compiled(kernel), *call.args, **call.kwargs)
     dialect = Beta1(language, isa, unroll=unroll)
     outputs: tuple = ()
     with running(recorder), speaking(dialect):

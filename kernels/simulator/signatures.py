@@ -65,6 +65,18 @@ class isa:  # noqa: N801
     def get_nc_version(): ...
 
 
+class UnknownName(SimulationError, AttributeError):
+    """Also an AttributeError, for `hasattr` and `getattr` with a default to keep their meaning."""
+
+
+def unknown(module: type, short: str, constants: tuple[str, ...], name: str) -> AttributeError:
+    """What a lookup of a name raises that `nl` or `nisa` of the simulator does not have."""
+    if name.startswith("_"):
+        return AttributeError(f"module {short!r} has no attribute {name!r}")
+    has = sorted([*(known for known in vars(module) if not known.startswith("_")), *constants])
+    return UnknownName(f"{short}.{name}: the simulator does not model it; it has {', '.join(has)}")
+
+
 def documented(stub):
     """Binds the calls of a function to a documented signature; the function takes the parameters that it models."""
     signature = inspect.signature(stub)

@@ -42,8 +42,8 @@ def product(K: int, S: int, N: int, dtype="bfloat16") -> Instruction:
     return Instruction("nc_matmul", TENSOR, reads, flops=2 * K * S * N)
 
 
-def elementwise(*reads: Operand, op: str = "add") -> Instruction:
-    return Instruction("tensor_tensor", VECTOR, reads, operand(128, 8), attributes={"op": op})
+def elementwise(*reads: Operand, op: str = "add", dtype="bfloat16") -> Instruction:
+    return Instruction("tensor_tensor", VECTOR, reads, operand(128, 8, dtype=dtype), attributes={"op": op})
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,28 @@ def test_cycles_of_an_elementwise_operation():
     bf16, fp32 = operand(128, 100), operand(128, 100, dtype="float32")
     psum = operand(128, 100, dtype="float32", buffer="psum")
     strided = operand(128, 10, 10, contiguous=10)
-    assert cycles(elementwise(bf16, bf16)) == 100
+    for op in ("add", "multiply", "subtract"):
+        assert cycles(elementwise(bf16, bf16, op=op)) == 100
     assert cycles(elementwise(bf16, bf16, op="maximum")) == 200
-    assert cycles(elementwise(fp32, psum)) == 100
+    assert cycles(elementwise(bf16, bf16, dtype="float32")) == 200  # the output counts too
+    assert cycles(elementwise(fp32, psum)) == cycles(elementwise(psum, bf16, op="maximum")) == 100
+    assert cycles(elementwise(psum, psum)) == 200  # exactly one input in PSUM
     assert cycles(elementwise(fp32, fp32)) == 200
     assert cycles(elementwise(bf16, fp32)) == 200
     assert cycles(elementwise(bf16, strided)) == 200
+    few = operand(128, 40)  # no instruction takes less than 64 cycles
+    assert cycles(elementwise(few, few)) == 64
+    assert cycles(elementwise(few, few, op="maximum")) == 80
+    assert cycles(elementwise(operand(128, 1), operand(128, 1, dtype="float32"))) == 64
 
 
 def test_cycles_of_a_memset():
-    def memset(dtype, **attributes):
-        return Instruction("memset", VECTOR, (), operand(128, 300, dtype=dtype), attributes=attributes)
+    def memset(dtype, size=300, **attributes):
+        return Instruction("memset", VECTOR, (), operand(128, size, dtype=dtype), attributes=attributes)
 
     assert cycles(memset("float32", value=0)) == 300
-    assert cycles(memset("bfloat16", value=0)) == 150
+    assert cycles(memset("bfloat16", value=0)) == cycles(memset("float16", value=0)) == 150
+    assert cycles(memset("bfloat16", 100, value=0)) == cycles(memset("float32", 1, value=1)) == 64
     assert cycles(memset("bfloat16", value=1)) == cycles(memset("bfloat16")) == 300
 
 
@@ -109,11 +117,11 @@ def test_busy_adds_up_loops_and_separates_engines():
     loops = Loop(
         "affine",
         10,
-        [load, Loop("affine", 7, [product(128, 128, 512)]), elementwise(operand(128, 56), operand(128, 56))],
+        [load, Loop("affine", 7, [product(128, 128, 512)]), elementwise(operand(128, 560), operand(128, 560))],
     )
     seconds = busy(Trace([Loop("program", 1, [loops, copy])], []), trn1)
     assert seconds[TENSOR] == pytest.approx(70 * 512 / 2.8e9)
-    assert seconds[VECTOR] == pytest.approx(10 * 56 / 1.12e9)
+    assert seconds[VECTOR] == pytest.approx(10 * 560 / 1.12e9)
     assert seconds[SCALAR] == pytest.approx(140 / 1.4e9)
     assert seconds[DMA] == pytest.approx(10 * 1e-6)
     assert seconds[GPSIMD] == 0

@@ -112,6 +112,21 @@ def test_a_body_outside_of_everything_is_refused(absent):
         dataclasses.replace(low_rank_fused).compiled  # noqa: B018
 
 
+@pytest.mark.parametrize(("value", "unroll"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_the_variable_that_unrolls(monkeypatch, sdk, value, unroll):
+    monkeypatch.delenv(dialect.UNROLL, raising=False)
+    if value is not None:
+        monkeypatch.setenv(dialect.UNROLL, value)
+    assert dialect.current().unroll is unroll
+
+
+@pytest.mark.parametrize("value", ["true", "2", "no", " 1"])
+def test_other_values_of_the_variable_that_unrolls(monkeypatch, sdk, value):
+    monkeypatch.setenv(dialect.UNROLL, value)
+    with pytest.raises(DialectError, match=f"NEURONMM_NKI_UNROLL='{value}': expected 0 or 1, or unset it"):
+        dialect.current()
+
+
 @pytest.fixture
 def tensors():
     random = np.random.default_rng(0)

@@ -39,6 +39,16 @@ def test_bandwidth_is_measured_on_v2_and_never_beyond_the_dma_engines():
         assert machine.bandwidth <= min(machine.dma_bandwidth, machine.hbm_bandwidth / machine.cores)
 
 
+def test_logical_cores_join_two_physical_ones_from_trainium2_on():
+    assert {name: machine.lnc for name, machine in MACHINES.items()} == {"trn1": 1, "inf2": 1, "trn2": 2, "trn3": 2}
+
+
+@pytest.mark.parametrize("target", [None, 1, ["trn1"], {}])
+def test_a_target_of_another_type_is_refused(target):
+    with pytest.raises(KernelError, match="unknown target .*: expected one of trn1, inf2, trn2, trn3, or a Machine"):
+        get_machine(target)
+
+
 def test_a_machine_passes_through_and_a_wrong_name_lists_the_right_ones():
     assert get_machine(MACHINES["trn2"]) is MACHINES["trn2"]
     with pytest.raises(KernelError, match="unknown target 'a100': expected one of trn1, inf2, trn2, trn3"):

@@ -27,14 +27,13 @@ from optimum_neuronmm import kernels
 pytestmark = pytest.mark.simulation
 
 SOURCE = Path(kernels.__path__[0])
-ACTIVATE = "nk.activate(to(part)[0:p, 0:count, 0:M], activation, gate[at])"
-COLUMNS_BIAS = "if stream.bias is not None:\n                    for n in feature_tiles("
-ROWS_BIAS = "if stream.bias is not None:\n                for m in nk.blocks(g.size, P):"
-ROWS_OPERANDS = (
-    "stationary=x[0:k, xk, nk.ds(g.start + m.start, m.size)],\n                            moving=w[0:k, wk, n.ds],"
-)
-COLUMNS_OPERANDS = "stationary=n.region, moving=x[0:k, xk, m.ds]"
-PART_SUM = "nk.add(to(total)[at], total[at], psum[0][0:p, nk.ds(t, count), 0:M])"
+ACTIVATE = "nk.activate(to(part)[0:p, 0:count, 0 : m.size], activation, gate[at])"
+COLUMNS_BIAS = "if stream.bias is not None:\n            nk.matmul(at, stationary=n.of(stream.bias, 1)"
+SIDE_BIAS = "if stream.bias is not None:\n            at = to(banks"
+ROWS_BIAS = "if stream.bias is not None:\n                    nk.matmul(at, stationary=ones"
+ROWS_OPERANDS = "stationary=x[0:k, xk, m.ds], moving=w[0:k, wk, n.ds]"
+COLUMNS_OPERANDS = "stationary=n.of(w, k, wk), moving=x[0:k, xk, m.ds]"
+PART_SUM = "nk.add(to(total)[at], total[at], sums[0][0:p, nk.ds(t, count), 0 : m.size])"
 LOOPS = "self.nl.sequential_range(whole) if sequential else self.nl.affine_range(whole)"
 BLOCKED_SUM = "nk.add(to(sums)[0 : m.size, at, j.ds], total, acc[0 : m.size, 0 : j.size])"
 
@@ -54,38 +53,40 @@ MUTANTS = {
     "strip: features of the first part, transposed": ("parts.py", "features.start + first * P", "first * P"),
     "strip: chunks next to each other": ("parts.py", "c.index * (chunk // P), raw", "c.index, raw"),
     "transpose: every bank to the first four tiles": ("parts.py", "base + g.index * (F // P) + first", "base + first"),
-    "transpose: the first features of the chunk": ("parts.py", "(), g.start, g.size, interleave):\n            nk.transpose", "(), 0, g.size, interleave):\n            nk.transpose"),
-    "feature tiles: the first one again": ("parts.py", "nk.ds(first + k.start, k.size)", "nk.ds(first, k.size)"),
+    "transpose: the first features of the chunk": ("parts.py", "(nk, g.start, g.size, interleave):\n            nk.transpose", "(nk, 0, g.size, interleave):\n            nk.transpose"),
+    "feature tiles: the first one again": ("parts.py", "k.size, k.start + first, 1)", "k.size, first, 1)"),
     "weight: the tail from the first row": ("parts.py", "rows.start + first * P, count, columns", "rows.start, count, columns"),
     "bias: of the first columns": ("parts.py", "[0:1, columns.ds]", "[0:1, 0 : columns.size]"),
     "bias: times zero": ("parts.py", "1.0, (1, size)", "0.0, (1, size)"),
     "bias: forgotten with columns on partitions": ("parts.py", COLUMNS_BIAS, COLUMNS_BIAS.replace("is not None", "is Ellipsis")),
     "bias: forgotten with rows on partitions": ("parts.py", ROWS_BIAS, ROWS_BIAS.replace("is not None", "is Ellipsis")),
-    "stream: the first tiles of the activations": ("parts.py", "d.index * (depth // P) + k.index", "k.index"),
+    "bias: forgotten with columns side by side": ("parts.py", SIDE_BIAS, SIDE_BIAS.replace("is not None", "is Ellipsis")),
+    "bias: forgotten where sums are completed in SBUF": ("parts.py", "if product.bias is not None:\n        nothing", "if False:\n        nothing"),
+    "stream: the first tiles of the activations": ("parts.py", "d.index * (self.depth // P) + k.index + piece.base", "k.index"),
+    "depths: the first tiles of the activations": ("parts.py", "d.index * (blocks.depth // P) + piece.base", "piece.base"),
+    "depths: the first rows of the weight": ("parts.py", "piece.first + d.start, d.size, d.index", "piece.first, d.size, d.index"),
     "stream: the first rows of the weight": ("parts.py", "nk.block(piece.first + d.start, d.size)", "nk.block(d.start, d.size)"),
-    "stream: whole pieces from the first row": ("parts.py", "self.nk.block(piece.first, piece.size)", "self.nk.block(0, piece.size)"),
+    "stream: whole pieces from the first row": ("parts.py", "self._load(nk.block(piece.first, piece.size))", "self._load(nk.block(0, piece.size))"),
     "stream: the first piece for all": ("parts.py", "self.loaded[number]", "self.loaded[0]"),
     "columns: operands exchanged": ("parts.py", COLUMNS_OPERANDS, exchanged(COLUMNS_OPERANDS)),
     "rows: operands exchanged": ("parts.py", ROWS_OPERANDS, exchanged(ROWS_OPERANDS)),
-    "columns: the first group of the weight": ("parts.py", "(wk,), g.start, g.size", "(wk,), 0, g.size"),
-    "rows: the first group of the activations": ("parts.py", "nk.ds(g.start + m.start, m.size)", "nk.ds(m.start, m.size)"),
+    "columns: the first group of the weight": ("parts.py", "feature_tiles(nk, g.start, g.size, interleave):\n        at", "feature_tiles(nk, 0, g.size, interleave):\n        at"),
+    "columns: the first rows of the strip": ("parts.py", COLUMNS_OPERANDS, COLUMNS_OPERANDS.replace("m.ds", "0 : m.size")),
+    "rows: the first rows of the strip": ("parts.py", ROWS_OPERANDS, ROWS_OPERANDS.replace("m.ds", "0 : m.size")),
+    "columns: all rows to the first": ("parts.py", "nk.ds(base + t, count), m.ds], source", "nk.ds(base + t, count), 0 : m.size], source"),
     "columns: the first columns of the weight": (
         "parts.py",
         "here = nk.block(columns.start + c.start, c.size)",
         "here = nk.block(columns.start, c.size)",
     ),
-    "columns: results to the first columns": ("parts.py", "finish(sums, c.start + g.start,", "finish(sums, g.start,"),
-    "columns: results to the tiles of the first block": (
-        "parts.py",
-        "c.index * tiles(blocks.width) + g.index * blocks.group",
-        "g.index * blocks.group",
-    ),
-    "columns: results to the tiles of the first group": ("parts.py", "+ g.index * blocks.group, g.size", ", g.size"),
-    "rows: results to the first rows": ("parts.py", "rows.start + g.start + first * P", "rows.start + first * P"),
-    "project: pieces in the wrong order": ("parts.py", "Piece(tile, first, size))", "Piece(tile, N - first - size, size))"),
-    "project: the first columns for every piece": ("parts.py", "nk.block(first, size), blocks, finish", "nk.block(0, size), blocks, finish"),
+    "columns: results to the tiles of the first block": ("parts.py", "base = c.index * tiles(blocks.width)", "base = 0"),
+    "columns: results to the tiles of the first group": ("parts.py", "base + g.index * blocks.group, g.size", "base, g.size"),
+    "columns: results side by side to the first tile": ("parts.py", "base + n, extent, m)", "base, extent, m)"),
+    "rows: results to the first rows": ("parts.py", "nk.ds(rows.start + m.start, m.size), here.ds", "nk.ds(rows.start, m.size), here.ds"),
+    "project: pieces in the wrong order": ("parts.py", "Piece(tile, first, size))", "Piece(tile, weight.shape[1] - first - size, size))"),
+    "project: the first columns for every piece": ("parts.py", "nk.block(first, size), blocks, copying", "nk.block(0, size), blocks, copying"),
     "parts: the last part only": ("parts.py", PART_SUM, PART_SUM.replace("add", "copy").replace("total[at], ", "", 1)),
-    "parts: sums in bfloat16": ("parts.py", "nk.sbuf((P, tiles(w.shape[1]), M), nk.float32)", "nk.sbuf((P, tiles(w.shape[1]), M), x.dtype)"),
+    "parts: sums in bfloat16": ("parts.py", "nk.sbuf((P, tiles(features), M), nk.float32)", "nk.sbuf((P, tiles(features), M), nk.nl.bfloat16)"),
     "parts: every part has the rows of the first": ("parts.py", "Piece(strip.pieces[0].tile, k.start, k.size)", "Piece(strip.pieces[0].tile, 0, k.size)"),
     "loops: the last whole block is lost": ("beta1.py", LOOPS, LOOPS.replace("(whole)", "(max(0, whole - 1))")),
     "loops: the tail is lost": ("beta1.py", "if tail:", "if False:"),
@@ -102,20 +103,20 @@ MUTANTS = {
     "joined rows: of the weight in plain order": ("parts.py", "self.columns, self.product.strip.interleave", "self.columns"),
     "joined rows: to the first tiles": ("parts.py", "nk.ds(b.index * interleave, interleave)", "nk.ds(0, interleave)"),
     "joined rows: of the first block": ("parts.py", "rows.start + b.start, interleave", "rows.start, interleave"),
-    "joined rows: the first of each for all": ("parts.py", "first + b.start + j, interleave", "first + b.start, interleave"),
-    "joined rows: the same tile number for all": ("parts.py", "FeatureTile(b.index * interleave + j,", "FeatureTile(b.index * interleave,"),
+    "joined rows: the first of each for all": ("parts.py", "b.start + j + first, interleave", "b.start + first, interleave"),
+    "joined rows: the same tile number for all": ("parts.py", "FeatureTile(nk, b.index * interleave + j,", "FeatureTile(nk, b.index * interleave,"),
     "joined rows: partitions next to each other": ("beta1.py", "columns, (tiles, 1))", "columns, (1, 128))"),
     "joined rows: columns next to each other": ("beta1.py", "n * step + start", "n + start"),
-    "joined rows: the intermediate in plain order": ("gated_mlp.py", 'plan.stages["expand"], finish, plan.interleave_h)', 'plan.stages["expand"], finish)'),
+    "joined rows: the intermediate in plain order": ("gated_mlp.py", 'plan.stage("expand"), finish, plan.interleave_h)', 'plan.stage("expand"), finish)'),
     "mlp: gate and up exchanged": ("gated_mlp.py", "gate, up = sums", "up, gate = sums"),
-    "mlp: no activation": ("gated_mlp.py", ACTIVATE, "nk.copy(to(part)[0:p, 0:count, 0:M], gate[at])"),
+    "mlp: no activation": ("gated_mlp.py", ACTIVATE, "nk.copy(to(part)[0:p, 0:count, 0 : m.size], gate[at])"),
     "mlp: activation of a constant name": ("gated_mlp.py", ACTIVATE, ACTIVATE.replace("activation,", '"silu",')),
     "mlp: biases of gate and up exchanged": ("gated_mlp.py", "(gate_bias, up_bias), ", "(up_bias, gate_bias), "),
     "mlp: no bias of down": ("gated_mlp.py", "down_v, bias)", "down_v)"),
     "mlp: no bias of a dense down": ("gated_mlp.py", "Product(h, down, bias)", "Product(h, down)"),
     "mlp: no bias of a factored side": ("gated_mlp.py", "Product(strips.pop(0), v, bias)", "Product(strips.pop(0), v)"),
     "mlp: the strips of gate and up exchanged": ("gated_mlp.py", "strips.pop(0)", "strips.pop()"),
-    "mlp: columns of the first core": ("gated_mlp.py", "columns.start + start + t * P", "start + t * P"),
+    "mlp: columns of the first core": ("gated_mlp.py", "columns.start + (base + t) * P", "(base + t) * P"),
     "decode: the first tile for all": ("gated_mlp.py", "yT[0 : k.size, k.index, 0:M]", "yT[0 : k.size, 0, 0:M]"),
     "tiled: the last row of the contraction is lost": ("dense.py", "for k in nk.blocks(K, P):\n                tile", "for k in nk.blocks(K - 1, P):\n                tile"),
     "blocked: the last block of K only": ("dense.py", BLOCKED_SUM, BLOCKED_SUM.replace("add", "copy").replace("total, ", "")),
@@ -126,7 +127,7 @@ MUTANTS = {
     "low rank: no bias": ("low_rank.py", "Product(A, v, bias)", "Product(A, v)"),
     "low rank: pieces on top of each other": ("low_rank.py", "piece.first + first * 128", "first * 128"),
     "low rank: X as if it were not transposed": ("low_rank.py", "plan.chunk, transposed, plan.interleave_x)", "plan.chunk, False, plan.interleave_x)"),
-    "naive: all columns for each block": ("low_rank.py", 'y, rows, n, plan.stages["v"]', 'y, rows, columns, plan.stages["v"]'),
+    "naive: all columns for each block": ("low_rank.py", 'y, rows, n, plan.stage("v")', 'y, rows, columns, plan.stage("v")'),
 }  # fmt: skip
 
 
@@ -205,6 +206,21 @@ def decoding(bench):
         bench.run("mlp_decode", tensors, called, plan=bench.blocked("mlp_decode", tensors, settings=called, **how))
 
 
+def sums_of_every_kind(bench):
+    """Completed in SBUF, and side by side in banks of their own, with biases; and more rows than a bank takes."""
+    tensors = bench.tensors("mlp_decode", 3, 260, 20, 300, bias=True, factored="ffd")
+    stages = {"gate_u": (20, 128, 1, True), "up_u": (21, 128, 1, True)}
+    stages |= {"expand": (256, 21, 1), "down": (260, 128, 3, True)}
+    bench.run("mlp_decode", tensors, plan=bench.blocked("mlp_decode", tensors, stages=stages))
+    tensors = bench.tensors("mlp_up", 20, 260, 1, 300, bias=True, factored="dd")
+    plan = bench.blocked("mlp_up", tensors, stages={"expand": (256, 128, 1)})
+    bench.run("mlp_up", tensors, plan=plan)
+    tensors = bench.tensors("low_rank_fused", 600, 130, 129, 40)
+    for how in ((129, 130, 1), (128, 128, 1)):
+        plan = bench.blocked("low_rank_fused", tensors, B_M=600, part=0, stages={"u": how, "v": (40, 129, 1)})
+        bench.run("low_rank_fused", tensors, plan=plan)
+
+
 CHECKS = (
     dense_on_two_cores,
     decoding,
@@ -214,6 +230,7 @@ CHECKS = (
     first_half_on_two_cores,
     baselines,
     low_rank_streamed,
+    sums_of_every_kind,
 )
 
 

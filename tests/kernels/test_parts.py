@@ -13,18 +13,21 @@
 # limitations under the License.
 """The building blocks: where remainders are cut, and how strips, weights and their orders fit together."""
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from optimum_neuronmm.kernels import Blocks, simulate
+from optimum_neuronmm.kernels import Blocks, PlanError, simulate
 from optimum_neuronmm.kernels.beta1 import to
 from optimum_neuronmm.kernels.dialect import current
 from optimum_neuronmm.kernels.parts import (
     Product,
     columns_on_partitions,
+    copying,
+    cut,
     load_strip,
-    pitch,
     project,
     project_by_parts,
     regions,
@@ -53,14 +56,10 @@ def test_regions_cover_every_element_once(extent):
 
 
 @pytest.mark.parametrize(
-    ("columns", "distance"), [(1, 1), (3, 4), (128, 128), (500, 512), (512, 512), (513, 1024), (1100, 1536)]
+    ("extent", "size", "sizes"), [(300, 128, (128, 128, 44)), (256, 128, (128, 128)), (5, 128, (5,))]
 )
-def test_no_block_of_512_crosses_a_bank(columns, distance):
-    assert pitch(columns) == distance
-    for row in range(8):
-        for first in range(0, columns, 512):
-            last = min(first + 512, columns) - 1
-            assert (row * distance + first) // 512 == (row * distance + last) // 512
+def test_cut(extent, size, sizes):
+    assert cut(extent, size) == sizes
 
 
 @pytest.mark.parametrize(("extent", "size"), [(512, 128), (500, 128), (100, 128), (128, 128), (7, 2)])
@@ -104,7 +103,17 @@ def test_a_strip_holds_its_features_in_order(interleave, transposed):
 
 
 @pytest.mark.parametrize("interleave", [1, 2, 4])
-@pytest.mark.parametrize("blocks", [Blocks(256, 1024, 1), Blocks(256, 512, 2), Blocks(128, 1024, 1)])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        Blocks(256, 1024, 1),
+        Blocks(256, 1024, 2),
+        Blocks(128, 1024, 1),
+        Blocks(256, 512),
+        Blocks(256, 512, 2, partial=True),
+        Blocks(128, 512, 1, partial=True),
+    ],
+)
 @pytest.mark.parametrize("bias", [False, True])
 def test_columns_on_partitions(interleave, blocks, bias):
     M, K, N = 20, 1024, 256
@@ -115,10 +124,7 @@ def test_columns_on_partitions(interleave, blocks, bias):
         out = nk.sbuf((128, N // 128, M), nl.float32)
         strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False, interleave)
 
-        def finish(sums, first, base, size):
-            nk.copy(to(out)[0:128, nk.ds(base, tiles(size)), 0:M], sums[0][0:128, 0 : tiles(size), 0:M])
-
-        columns_on_partitions(nk, [Product(strip, w, b if bias else None)], nk.block(0, N), blocks, finish)
+        columns_on_partitions(nk, [Product(strip, w, b if bias else None)], nk.block(0, N), blocks, copying(nk, out))
         nk.store(y[...], out[...])
         return y
 
@@ -137,10 +143,9 @@ def test_columns_can_be_produced_interleaved(produced):
         out = nk.sbuf((128, N // 128, M), nl.float32)
         strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False)
 
-        def finish(sums, first, base, size):
-            nk.copy(to(out)[0:128, nk.ds(base, tiles(size)), 0:M], sums[0][0:128, 0 : tiles(size), 0:M])
-
-        columns_on_partitions(nk, [Product(strip, w, b)], nk.block(0, N), Blocks(512, 128, 4), finish, produced)
+        columns_on_partitions(
+            nk, [Product(strip, w, b)], nk.block(0, N), Blocks(512, 128, 4), copying(nk, out), produced
+        )
         nk.store(y[...], out[...])
         return y
 
@@ -149,9 +154,7 @@ def test_columns_can_be_produced_interleaved(produced):
     np.testing.assert_array_equal(simulate(product, x, w, b).outputs[0], expected.T[features_of(produced, N)])
 
 
-@pytest.mark.parametrize(
-    "blocks", [Blocks(640, 300, 1), Blocks(640, 128, 2), Blocks(256, 300, 2), Blocks(512, 256, 2)]
-)
+@pytest.mark.parametrize("blocks", [Blocks(640, 300), Blocks(640, 128), Blocks(256, 300), Blocks(512, 256)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_rows_on_partitions(blocks, bias):
     M, K, N = 150, 300, 640
@@ -171,7 +174,7 @@ def test_rows_on_partitions(blocks, bias):
 @pytest.mark.parametrize("part", [0, 128, 256])
 def test_two_projections_of_one_strip(part):
     M, K, ranks = 40, 600, (256, 130)
-    blocks = [Blocks(128, 128, 1), Blocks(130, 128, 2)]
+    blocks = [Blocks(128, 128), Blocks(130, 128)]
 
     def both(x, a, b):
         nk = current()
@@ -193,3 +196,49 @@ def test_two_projections_of_one_strip(part):
     x, a, b = random(M, K), random(K, ranks[0]), random(K, ranks[1])
     expected = (x.astype(np.float32) @ np.concatenate([a, b], axis=1).astype(np.float32)).T.astype(x.dtype)
     np.testing.assert_array_equal(simulate(both, x, a, b).outputs[0], expected)
+
+
+def test_a_partial_sum_of_one_wide_product():
+    M, K, N = 600, 512, 300
+
+    def product(x, w):
+        nk = current()
+        y = nk.output((N, M), dtype=x.dtype, name="y")
+        strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False)
+        result = project(nk, strip, w, Blocks(N, 128, 1, partial=True))
+        for p, t, count in regions(N):
+            source = result.pieces[0].tile[0:p, t : t + count, 0:M]
+            nk.store_tiles(y, source, t * 128, count, nk.block(0, M), p)
+        return y
+
+    x, w = random(M, K), random(K, N)
+    expected = (x.astype(np.float32) @ w.astype(np.float32)).T.astype(x.dtype)
+    np.testing.assert_array_equal(simulate(product, x, w).outputs[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("width", 0), ("width", -128), ("depth", 0), ("group", 0), ("depth", 128.0), ("width", None)]
+)
+def test_blocks_are_positive_integers(field, value):
+    with pytest.raises(PlanError, match=f"Blocks: {field} must be a positive integer, got"):
+        dataclasses.replace(Blocks(128, 128), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (Blocks(256, 100), "a depth of 100 does not end with a tile"),
+        (Blocks(100, 512), "a width of 100 does not end with a tile: expected a multiple of 128, or all 256"),
+    ],
+)
+def test_blocks_end_with_a_tile(blocks, message):
+    def product(x, w):
+        nk = current()
+        y = nk.output((256, 8), dtype=x.dtype, name="y")
+        project(nk, load_strip(nk, x, nk.block(0, 8), nk.block(0, 512), 512, False), w, Blocks(256, 512))
+        strip = load_strip(nk, x, nk.block(0, 8), nk.block(0, 512), 512, False)
+        columns_on_partitions(nk, [Product(strip, w)], nk.block(0, 256), blocks, lambda *_: None)
+        return y
+
+    with pytest.raises(PlanError, match=message):
+        simulate(product, random(8, 512), random(512, 256))

@@ -45,7 +45,7 @@ LOW_RANK = [
 MLPS = {
     "llama-1b": (2048, 8192, 1280),
     "llama-3b": (3072, 8192, 1792),
-    "qwen3-4b": (2560, 9728, 1792),
+    "qwen3-4b": (2560, 9728, 1664),
     "tp4": (2048, 2048, 640),
 }
 
@@ -93,7 +93,7 @@ def test_blocks_divide_the_rank_of_an_mlp(model, rows):
 
 def test_a_rank_of_a_prime_number_of_tiles_still_gets_wide_blocks_and_one_strip():
     plan = mlp.plan(*gated(500, 2560, 9728, 13 * 128))
-    assert plan.B_M == 500 and plan.stages["down_u"].width == 7 * 128
+    assert plan.B_M == 500 and plan.stages["down_u"].width == 13 * 128
 
 
 @pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
@@ -206,3 +206,44 @@ def test_kernels_of_one_planner_share_plans():
 def test_a_pipeline_takes_no_plan():
     with pytest.raises(PlanError, match="mlp_two_kernels is a pipeline and plans each of its kernels"):
         simulate(mlp_two_kernels, *gated(8, 256, 512, 128), plan=low_rank_fused.plan(*low_rank(8, 256, 128, 512)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"B_M": 0}, "B_M must be an integer of at least 1, got 0"),
+        ({"B_M": None}, "B_M must be an integer of at least 1, got None"),
+        ({"cores": 0}, "cores must be an integer of at least 1"),
+        ({"chunk": -1}, "chunk must be an integer of at least 0"),
+        ({"part": 1.5}, "part must be an integer of at least 0"),
+        ({"interleave_x": 3}, "interleave_x must be 1, 2 or 4, got 3"),
+        ({"split": "Q"}, "split must be 'M' or 'N', got 'Q'"),
+        ({"stages": None}, "stages must be a dict of Blocks"),
+        ({"stages": {"u": None}}, "stages must be a dict of Blocks"),
+    ],
+)
+def test_a_plan_refuses_nonsense(change, message):
+    plan = low_rank_fused.plan(*low_rank(8, 256, 128, 512))
+    with pytest.raises(PlanError, match=f"plan: {message}"):
+        dataclasses.replace(plan, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": {}}, "no stage 'u', it has none: plan this kernel anew"),
+        ({"chunk": 100}, "a chunk of 100 does not end with a tile: expected a multiple of 128, or all 1024"),
+        ({"interleave_x": 4, "chunk": 1152}, "1152 features cannot be interleaved by 4: expected a multiple of 512"),
+    ],
+)
+def test_a_plan_whose_blocks_do_not_fit_the_call_is_refused(change, message):
+    tensors = low_rank(8, 1152 if "interleave_x" in change else 1024, 384, 512)
+    plan = dataclasses.replace(low_rank_fused.plan(*tensors), **change)
+    with pytest.raises(PlanError, match=message):
+        simulate(low_rank_fused, *tensors, plan=plan, dry=True)
+
+
+def test_the_blocks_of_the_baseline_end_with_a_tile():
+    plan = matmul_blocked.plan(Spec((256, 200)), Spec((256, 300)))
+    with pytest.raises(PlanError, match="B_M must be a multiple of 128, or all 200 rows, got 100"):
+        dataclasses.replace(plan, B_M=100)

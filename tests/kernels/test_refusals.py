@@ -13,9 +13,13 @@
 # limitations under the License.
 """Calls that kernels refuse, and what they say."""
 
+import functools
+import types
+
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from optimum_neuronmm.kernels import KernelError, PlanError, Spec
 
@@ -173,5 +177,120 @@ def test_unknown_targets_and_orders(bench, kernel):
 
 
 def test_a_pipeline_has_no_plan_of_its_own(bench):
-    with pytest.raises(TypeError, match="plan its kernels one by one"):
-        bench.kernel("mlp_two_kernels").plan(Spec((4, 8)))
+    kernel, tensors = bench.kernel("mlp_two_kernels"), small(bench, "mlp_two_kernels")
+    message = "mlp_two_kernels is a pipeline and plans each of its kernels: it takes no plan"
+    plan = bench.kernel("mlp").plan(**tensors)
+    for call in (
+        kernel.plan,
+        functools.partial(kernel, plan=plan),
+        functools.partial(bench.package.simulate, kernel, plan=plan),
+    ):
+        with pytest.raises(PlanError, match=message):
+            call(**tensors)
+
+
+def refuse_plan(bench, match, error=KernelError, kernel="low_rank_fused", **options):
+    with pytest.raises(error, match=match):
+        bench.kernel(kernel).plan(**{**small(bench, kernel), **options})
+
+
+@pytest.mark.parametrize("cores", [0, -1, 1.5, "2", True])
+def test_cores_of_a_plan(bench, cores):
+    refuse_plan(bench, "low_rank_fused: cores must be (an integer|at least 1), got", PlanError, cores=cores)
+
+
+def test_cores_that_are_not_those_of_the_plan(bench):
+    tensors = bench.tensors("low_rank_fused", 256, 8, 2, 10)
+    kernel = bench.kernel("low_rank_fused")
+    plan = kernel.plan(**tensors, cores=2, target="trn2")
+    refused(
+        bench, "low_rank_fused", tensors, PlanError, "the plan is for cores 2, and this call has 1: plan it anew",
+        plan=plan, cores=1, target="trn2",
+    )  # fmt: skip
+    for cores in (None, 2):  # None: those of the plan
+        result = bench.package.simulate(kernel, **tensors, plan=plan, cores=cores, target="trn2")
+        assert result.plan is plan and result.trace.body[0].trips == 2
+    assert kernel.plan(**tensors).cores == kernel.plan(**tensors, cores=None).cores == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"B_Q": 128}, {"machine": 1}, {"x_transposed": 1}, {"cores": 2}, {"reload": 1}, {1: 1}, {"B_M": 0}, {"B_M": -1},
+     {"B_M": 1.0}, {"B_M": True}, {"B_M": None}, {"B_M": "128"}, [("B_M", 128)], 3, "B_M"],
+    ids=repr,
+)  # fmt: skip
+def test_options_that_the_planner_does_not_have(bench, options):
+    refuse_plan(bench, "low_rank_fused: options map .*B_M.* to positive integers, got", options=options)
+
+
+def test_a_planner_without_options(bench):
+    refuse_plan(bench, "options map nothing.*got 'B_M': 1", kernel="matmul_tiled", options={"B_M": 1})
+    for options in (None, {}):
+        assert bench.kernel("matmul_tiled").plan(**small(bench, "matmul_tiled"), options=options)
+
+
+def test_settings_are_checked_with_a_plan_too(bench):
+    tensors = small(bench, "mlp")
+    plan = bench.kernel("mlp").plan(**tensors)
+    for activation in ("relu", None, ["silu"]):
+        refused(
+            bench,
+            "mlp",
+            tensors,
+            PlanError,
+            "unknown activation .*expected one of silu",
+            plan=plan,
+            activation=activation,
+        )
+    for transposed in (1, None, "no", np.True_):
+        refused(bench, "mlp", tensors, KernelError, "x_transposed must be True or False, got", x_transposed=transposed)
+
+
+def test_plans_that_only_look_like_one(bench):
+    tensors = small(bench, "low_rank_fused")
+    fake = types.SimpleNamespace(cores=1)
+    for plan in (fake, 3, {}):
+        refused(
+            bench,
+            "low_rank_fused",
+            tensors,
+            PlanError,
+            "low_rank_fused: expected a plan of this kernel, got",
+            plan=plan,
+        )
+
+
+@pytest.mark.parametrize("shape", [5, "ab", (4, 2.0), (4, "8"), (True, 8), (4, None), None])
+def test_shapes_that_are_none(bench, shape):
+    refuse_plan(bench, "low_rank_fused: the shape of x must be a tuple of integers, got", x=Spec(shape))
+
+
+def test_dimensions_beyond_any_tensor(bench):
+    refuse_plan(bench, "a dimension of x is at most 2147483648, got", x=Spec((10**12, 8)))
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16), torch.bfloat16, "torch.bfloat16"], ids=str
+)
+def test_spellings_of_a_data_type(bench, dtype):
+    specs = {name: Spec(tensor.shape, dtype) for name, tensor in small(bench, "matmul_tiled").items()}
+    assert bench.kernel("matmul_tiled").plan(**specs).dtype == "bfloat16"
+    assert str(bench.package.simulate(bench.kernel("matmul_tiled"), **specs, dry=True).outputs[0].dtype) == "bfloat16"
+    wide = {name: Spec(spec.shape, np.float32) for name, spec in specs.items()}
+    assert bench.kernel("matmul_tiled").plan(**wide).dtype == "float32"
+
+
+@pytest.mark.parametrize("target", [None, 1, ["trn1"]])
+def test_targets_that_are_none(bench, target):
+    refuse_plan(bench, "unknown target .*expected one of trn1", target=target)
+
+
+@pytest.mark.parametrize("seed", ["1", 1.5, None, [1]])
+def test_seeds(bench, kernel, seed):
+    refused(bench, kernel, small(bench, kernel), KernelError, "seed: an integer is expected, got", seed=seed)
+
+
+def test_signatures_in_messages_are_those_of_a_caller(bench, kernel):
+    with pytest.raises(KernelError, match=rf"{kernel}\(.*\): .*'colour'") as caught:
+        bench.package.simulate(bench.kernel(kernel), **small(bench, kernel), colour=1)
+    assert "plan" not in str(caught.value)

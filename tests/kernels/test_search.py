@@ -16,31 +16,20 @@
 import pytest
 
 from optimum_neuronmm.kernels import Spec, get_machine, mlp_decode, simulate
-from optimum_neuronmm.kernels.search import Search, Stage, divisors, moved, pieces, sizes, strips
+from optimum_neuronmm.kernels.search import Search, Stage, divisors, moved, sizes, strips
 
 
 def test_arithmetic():
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
-    assert pieces(300, 128) == (128, 128, 44)
     assert moved(1000, 4096) == 1000 and moved(1000, 1024) == 2000
 
 
-@pytest.mark.parametrize("extent", [64, 128, 640, 1280, 1536, 4096, 500])
+@pytest.mark.parametrize("extent", [64, 128, 640, 1280, 1408, 4096, 500])
 def test_blocks_of_a_rank_divide_it(extent):
     assert sizes(extent, exact=True)[-1] == extent
     if extent % 128 == 0:
         assert all(extent % size == 0 for size in sizes(extent, exact=True))
     assert set(sizes(extent, exact=True)) <= set(sizes(extent, exact=False))
-
-
-@pytest.mark.parametrize("count", [11, 13, 17, 22, 26])
-def test_a_rank_without_a_middling_divisor_is_cut_in_nearly_equal_whole_tiles(count):
-    found = sizes(128 * count, exact=True)
-    assert all(size % 128 == 0 for size in found)
-    for size in found:
-        number = -(-128 * count // size)
-        assert size == 128 * -(-count // number)  # no smaller block covers it in as many
-    assert any(3 * 128 <= size <= 8 * 128 for size in found)
 
 
 @pytest.mark.parametrize("M", [1, 127, 128, 129, 500, 4096, 5000])
@@ -50,21 +39,40 @@ def test_strips_are_whole_tiles_and_nearly_equal(M):
     assert all(size % 128 == 0 or size == M for size in found)
 
 
-def test_a_block_that_is_not_whole_in_depth_keeps_all_its_sums_in_psum():
-    stage = Stage("u", "columns", ((1024,),), 640, 512, 2, exact=("width",))
+@pytest.mark.parametrize("M", [1, 100, 512, 1024])
+def test_sums_that_are_made_side_by_side_have_a_bank_each(M):
+    stage = Stage("u", "columns", ((1024,),), 1280, M, 2, exact=("width",))
     for b in stage.candidates():
-        assert b.depth >= 1024 or b.group * 128 == b.width
-        assert 640 % b.width == 0
+        assert 1280 % b.width == 0
+        if b.depth < 1024 and not b.partial:
+            assert b.width // 128 * -(-M // 512) <= 8 and b.group == 1
+        else:
+            assert b.group == 1 or b.group * M <= 512
+        assert b.partial == (b.depth < 1024) or not b.partial
+    stage = Stage("w", "rows", ((1024,),), 1280, M, 2)
+    for b in stage.candidates():
+        assert b.depth >= 1024 or -(-M // 128) * -(-b.width // 512) <= 8
+        assert not b.partial
 
 
 def test_held_by_hand():
     stage = Stage("v", "columns", ((256,), (300,)), 512, 100, 2, working=7, stored=5, biased=True)
-    (b,) = [b for b in stage.candidates() if (b.width, b.depth, b.group) == (256, 300, 2)]
+    (b,) = [b for b in stage.candidates() if (b.width, b.depth) == (256, 300)]
     held = stage.held(b)
     weights, bias, ones = (2 + 3) * 256 * 2, 2 * 256 * 2, 100 * 2
+    assert b.group == 2
     assert held.single == weights + bias + ones + 2 * 7 + 2 * 5
     assert held.buffered == held.single + weights + bias + 2 * 5
-    assert held.banks == 2 * 1  # two products, each 2 tiles x 128 float32
+    assert held.banks == 2 * 2  # a bank per product, and one each to empty
+
+
+def test_held_by_hand_side_by_side_and_in_part():
+    stage = Stage("v", "columns", ((1024,),), 512, 600, 2)
+    side = next(b for b in stage.candidates() if (b.width, b.depth, b.partial) == (256, 128, False))
+    assert stage.held(side).banks == 2 * 2  # two tiles of columns by two blocks of rows
+    part = next(b for b in stage.candidates() if (b.width, b.depth, b.partial) == (256, 128, True))
+    assert stage.held(part).single == 256 * 2 + 4 * 4 * 600  # the block, and float32 sums of 4 tiles
+    assert stage.vector(part) == (8 + 1.5) * 4 * 600 and stage.vector(side) == 0
 
 
 @pytest.mark.parametrize(

@@ -44,67 +44,118 @@ def product(acc, at, columns=512, accumulate=True):
     return operations
 
 
-@pytest.mark.parametrize("accumulate", [False, True])
-def test_a_product_lies_within_one_bank(body, accumulate):
-    at = (slice(None), slice(256, 768))
-    body(
-        product(lambda: psum(128, 1024), at, accumulate=accumulate),
-        match=r"nc_matmul: the result must lie within one PSUM bank of 2048 bytes per partition, psum\[128, 512\] of"
-        r" psum\[128, 1024\] starts at byte 1024 of a bank and spans 2048",
-    )
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size"),
+    [((128, 513), "float32", 2052), ((1, 2, 512), "float32", 4096), ((128, 1026), "bfloat16", 2052)],
+)
+def test_a_tile_lies_within_one_bank(body, zeros, shape, dtype, size):
+    message = rf"of {dtype} takes {size} bytes per partition: a bank of psum of trn2 has 2048"
+    body(lambda x: psum(*shape, dtype=dtype, zeros=zeros), match=message, target="trn2")
 
 
-def test_a_product_that_is_spread_out_reaches_into_another_bank(body):
-    at = (slice(None), slice(0, 1024, 4))
-    body(product(lambda: psum(128, 1024), at, columns=256), match="starts at byte 0 of a bank and spans 4084")
+def accumulated(*regions: tuple[int, int], times=2, again=lambda acc: None):
+    """A kernel that adds `times` products to each region of columns of an accumulator, one region after the other."""
 
-
-def test_whole_banks_and_parts_of_one(values):
     def kernel(x):
-        y = nl.ndarray((128, 1024), dtype=nl.float32, buffer=nl.shared_hbm)
-        t, acc = nl.load(x), psum(128, 1024)
-        acc[:, 512:1024] += nisa.nc_matmul(t[:, 0:128], t)
-        acc[:, 0:128] += nisa.nc_matmul(t[:, 0:128], t[:, 0:128])
-        acc[:, 128:512] += nisa.nc_matmul(t[:, 0:128], t[:, 128:512])
+        y = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+        t, acc = nl.load(x), psum(128, 512)
+        for start, stop in regions:
+            for _ in nl.affine_range(times):
+                acc[:, start:stop] += nisa.nc_matmul(t[:, 0:128], t[:, start:stop])
+            again(acc)
         nl.store(y, nl.copy(acc))
         return y
 
+    return kernel
+
+
+def test_accumulations_one_after_the_other(values):
     x = values(128, 512)
-    (y,) = simulate(kernel, x).outputs
-    np.testing.assert_allclose(y, np.tile(x[:, :128].T @ x, 2), rtol=1e-5, atol=1e-4)
+    product = x[:, :128].T @ x
+    for regions in ([(0, 512)], [(256, 512), (0, 256)], [(0, 128), (128, 200), (200, 512)]):
+        np.testing.assert_allclose(simulate(accumulated(*regions), x).outputs[0], 2 * product, rtol=1e-5, atol=1e-4)
 
 
-def looped(step: int, columns: int, trips: int):
-    def operations(x):
-        t, acc = nl.load(x), psum(128, 2048)
-        for i in nl.affine_range(trips):
-            acc[:, nl.ds(i * step, columns)] += nisa.nc_matmul(t[:, 0:128], t[:, 0:columns])
-
-    return operations
+INTERLEAVED = "is accumulated again after another region of the tile: a bank of PSUM holds one accumulation at a time"
 
 
-def test_banks_hold_for_every_iteration(body):
-    body(looped(384, 384, 4), match="nc_matmul: the result must lie within one PSUM bank")
-    body(looped(252, 12, 3), match="nc_matmul: the result must lie within one PSUM bank")  # the last alone
+@pytest.mark.parametrize(
+    ("regions", "refused_one"),
+    [
+        ([(0, 128), (128, 256), (0, 128)], 128),
+        ([(0, 128), (128, 256), (256, 512), (128, 256)], 128),
+        ([(0, 128), (128, 256), (64, 192)], 128),  # part of it
+        ([(0, 256), (0, 128), (0, 256)], 256),  # of a region within it
+    ],
+)
+def test_accumulations_that_take_turns(refused, values, regions, refused_one):
+    message = rf"psum\[128, {refused_one}\] of psum\[128, 512\] {INTERLEAVED}"
+    refused(accumulated(*regions), values(128, 512), match=message, dry=[False])
+    simulate(accumulated(*regions), values(128, 512), dry=True)  # it has no regions, only symbolic ones
 
 
-def test_banks_that_hold_for_every_iteration():
+def test_accumulations_that_take_turns_over_a_loop(refused, values):
     def kernel(x):
         y = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
-        for step, columns, trips in ((512, 512, 4), (256, 256, 8), (512, 100, 4), (384, 128, 5)):
-            looped(step, columns, trips)(x)
-        nl.store(y, nl.load(x))
+        t, acc = nl.load(x), psum(128, 4, 128)
+        for _ in nl.affine_range(2):
+            for i in nl.affine_range(4):
+                acc[:, i] += nisa.nc_matmul(t[:, 0:128], t[:, nl.ds(i * 128, 128)])
+        nl.store(y, nl.copy(acc))
         return y
 
-    simulate(kernel, np.ones((128, 512), "float32"))
+    for order in ("forward", "reversed", "shuffled"):
+        refused(kernel, values(128, 512), match=INTERLEAVED, dry=[False], order=order)
 
 
-def test_a_transpose_lies_within_one_bank(body):
+def test_a_region_that_is_filled_again_may_be_accumulated_again(values):
+    def fill(acc):
+        acc[...] = nisa.memset((128, 512), 0, nl.float32)
+
+    x = values(128, 512)
+    result = simulate(accumulated((0, 256), (256, 512), (0, 256), (256, 512), again=fill), x)
+    assert not result.outputs[0].any()
+
+
+def test_a_product_that_overwrites_starts_an_accumulation(body):
     def operations(x):
-        t, bank = nl.load(x[:, 0:128]), psum(128, 1024, zeros=False)
-        bank[:, 448:576] = nisa.nc_transpose(t, engine=nisa.engine.tensor)
+        t, acc = nl.load(x), psum(128, 512)
+        left, right = (slice(None), slice(0, 256)), (slice(None), slice(256, 512))
 
-    body(operations, match="nc_transpose: the result must lie within one PSUM bank of 2048 bytes")
+        def add(at):
+            acc[at] += nisa.nc_matmul(t[:, 0:128], t[:, 0:256])
+
+        def start(at):
+            acc[at] = nisa.nc_matmul(t[:, 0:128], t[:, 0:256])
+
+        for step, at in ((start, left), (add, left), (start, right), (add, right), (start, left), (add, left)):
+            step(at)
+        add(right)
+
+    def overwritten(x):
+        t, acc = nl.load(x), psum(128, 512)
+        acc[:, 0:256] = nisa.nc_matmul(t[:, 0:128], t[:, 0:256])
+        acc[:, 256:512] = nisa.nc_matmul(t[:, 0:128], t[:, 0:256])
+        acc[:, 0:256] += nisa.nc_matmul(t[:, 0:128], t[:, 0:256])
+
+    body(operations, match=INTERLEAVED, dry=[False])
+    body(overwritten, match=INTERLEAVED, dry=[False])
+
+
+def test_accumulations_in_tiles_of_their_own_take_turns(values):
+    def kernel(x):
+        y = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+        t, tiles = nl.load(x), [psum(128, 256) for _ in (0, 1)]
+        for _ in nl.affine_range(3):
+            for number, acc in enumerate(tiles):
+                acc[...] += nisa.nc_matmul(t[:, 0:128], t[:, 256 * number : 256 * number + 256])
+        for number, acc in enumerate(tiles):
+            nl.store(y[:, 256 * number : 256 * number + 256], nl.copy(acc))
+        return y
+
+    x = values(128, 512)
+    np.testing.assert_allclose(simulate(kernel, x).outputs[0], 3 * x[:, :128].T @ x, rtol=1e-5, atol=1e-4)
 
 
 def test_products_in_psum_are_float32(body):

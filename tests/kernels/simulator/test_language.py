@@ -13,11 +13,14 @@
 # limitations under the License.
 """Transfers, loops, memory and programs of the language."""
 
+import functools
+import types
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from optimum_neuronmm.kernels import simulate
+from optimum_neuronmm.kernels import Kernel, SimulationError, simulate
 from optimum_neuronmm.kernels.simulator import isa as nisa
 from optimum_neuronmm.kernels.simulator import language as nl
 
@@ -135,8 +138,17 @@ def test_matmul(values, body):
 @pytest.mark.parametrize("kind", ["affine_range", "sequential_range"])
 def test_arguments_of_loops(body, kind):
     loop = getattr(nl, kind)
-    body(lambda x: list(loop(0, 4)), match=rf"nl.{kind}: the simulator takes one number of iterations, got \(0, 4\)")
-    body(lambda x: list(loop()), match=f"nl.{kind}: the simulator takes one number of iterations")
+    if kind == "affine_range":
+        body(
+            lambda x: list(loop(0, 4)),
+            match=r"nl.affine_range: the simulator takes one number of iter.*, got \(0, 4\)",
+        )
+    else:
+        body(lambda x: list(loop(0, 4, 0)), match="nl.sequential_range: the step is zero")
+        body(lambda x: list(loop(0, 4, 1, 1)), match="nl.sequential_range: 1 to 3 numbers are expected")
+        body(lambda x: list(loop(0, 4.5)), match="nl.sequential_range: an integer is expected")
+        body(lambda x: [list(loop(0, i)) for i in nl.affine_range(2)], match="a loop index has no value")
+    body(lambda x: list(loop()), match=f"nl.{kind}: (the simulator takes one|1 to 3 numbers)")
     body(lambda x: list(loop(-1)), match=f"nl.{kind}: the number of iterations is negative, -1")
     body(lambda x: list(loop(4.0)), match=f"nl.{kind}: the number of iterations: an integer is expected, got 4.0")
     body(lambda x: [list(loop(i)) for i in nl.affine_range(2)], match="a loop index has no value")
@@ -152,6 +164,94 @@ def test_a_loop_of_no_iterations(values):
 
     x = values(128, 4)
     np.testing.assert_array_equal(simulate(kernel, x).outputs[0], x)
+
+
+@pytest.mark.parametrize("order", ["forward", "reversed"])
+def test_the_range_of_python_is_a_sequential_loop(values, order):
+    def kernel(x):
+        y = out(128, 24)
+        for i in range(2):
+            nl.store(y[:, nl.ds(4 * i, 4)], nl.load(x[:, nl.ds(4 * i, 4)]))
+        for i in range(8, 16, 4):
+            nl.store(y[:, nl.ds(i, 4)], nl.load(x[:, nl.ds(i, 4)]))
+        for i in range(20, 12, -4):
+            nl.store(y[:, nl.ds(i, 4)], nl.load(x[:, nl.ds(i, 4)]))
+        for _ in range(4, 4):
+            nl.store(y, nl.load(x))
+        return y
+
+    x = values(128, 24)
+    for function in (kernel, functools.partial(kernel), functools.partial(kernel, x=x)):
+        result = simulate(function, x=x, order=order)
+        np.testing.assert_array_equal(result.outputs[0], x)
+        loops = [(entry.kind, entry.trips) for entry in result.trace.body[0].body]
+        assert loops == [("sequential", 2)] * 3
+
+
+def test_the_range_of_python_in_a_function_that_the_kernel_calls(values):
+    def copy(y, x):
+        for i in range(0, 8, 4):
+            if i == 0 or i == 4:  # numbers
+                nl.store(y[:, i : i + 4], nl.load(x[:, i : i + 4]))
+
+    def kernel(x, *, w=None):
+        y = out(128, 8)
+        copy(y, x)
+        return y
+
+    x = values(128, 8)
+    np.testing.assert_array_equal(simulate(kernel, x).outputs[0], x)
+
+
+def test_a_range_that_the_module_of_the_kernel_defines(values):
+    names = {"nl": nl, "out": out, "range": lambda *numbers: [0, 4]}
+    exec(
+        "def kernel(x):\n"
+        "    y = out(128, 8)\n"
+        "    for i in range(3):\n"
+        "        nl.store(y[:, i : i + 4], nl.load(x[:, i : i + 4]))\n"
+        "    return y\n",
+        names,
+    )
+    x = values(128, 8)
+    result = simulate(names["kernel"], x)
+    np.testing.assert_array_equal(result.outputs[0], x)
+    assert len(result.trace.body[0].body) == 4
+
+
+def test_the_range_of_python_in_a_kernel_object(values):
+    def body(x, *, plan):
+        y = out(128, 8)
+        for i in range(plan.trips):
+            nl.store(y[:, nl.ds(4 * i, 4)], nl.load(x[:, nl.ds(4 * i, 4)]))
+        return y
+
+    plan = types.SimpleNamespace(cores=1, trips=2)
+    kernel = Kernel(body, None, lambda shapes, dtype, machine, cores: plan, ("x",), ())
+    x = values(128, 8)
+    for given in (None, plan):  # plans of a form of their own are taken where the planner makes such
+        result = simulate(kernel, x, plan=given)
+        np.testing.assert_array_equal(result.outputs[0], x)
+        assert result.trace.body[0].body[0].kind == "sequential"
+
+
+def test_what_the_range_of_python_would_hide(refused, values):
+    def branch(x):
+        y = out(128, 4)
+        for i in range(2):
+            if i == 0:
+                nl.store(y, nl.load(x))
+        return y
+
+    def after(x):
+        y = out(128, 4)
+        for i in range(2):
+            t = nl.load(x[:, nl.ds(i, 4)])
+        nl.store(y, t)
+        return y
+
+    refused(branch, values(128, 8), match="a loop index has no value .* use nl.static_range")
+    refused(after, values(128, 8), match="is used outside of the loop that it was made in")
 
 
 def test_static_range(values, body):
@@ -177,6 +277,52 @@ def test_arguments_of_arange(body):
     body(lambda x: nl.arange(0, 8, 2), match="nl.arange: 1 to 2 numbers are expected")
     body(lambda x: nl.arange(1.5), match="nl.arange: an integer is expected")
     body(lambda x: [nl.arange(i) for i in nl.affine_range(2)], match="a loop index has no value")
+
+
+def test_mgrid(values, body):
+    def kernel(x):
+        y, z = out(64, 8), out(64, 2, 4)
+        p, f = nl.mgrid[0:64, 0:8]
+        dense = nl.mgrid[:64, 0:2, 0:4]
+        for i in nl.affine_range(1):
+            nl.store(y[p, f], nl.load(x[p + 2, 3 * f + 1 + i]))
+        nl.store(z[dense.p, dense.x, dense.y], nl.load(x[dense.p, dense.x * 4 + dense.y]))
+        return y, z
+
+    x = values(128, 32)
+    y, z = simulate(kernel, x).outputs
+    np.testing.assert_array_equal(y, x[2:66, 1:25:3])
+    np.testing.assert_array_equal(z, x[:64, :8].reshape(64, 2, 4))
+    body(lambda x: nl.mgrid[0:8:2, 0:4], match="nl.mgrid: slices with a stop and no step are expected")
+    body(lambda x: nl.mgrid[4], match="nl.mgrid: slices with a stop and no step are expected")
+    body(lambda x: nl.mgrid[0:0, 0:4], match=r"nl.arange: the range \(0, 0\) is empty")
+    body(lambda x: [nl.mgrid[0:i, 0:4] for i in nl.affine_range(2)], match="a loop index has no value")
+
+
+# Names
+
+
+def test_names_that_are_not_modelled(body):
+    body(
+        lambda x: nl.exp(x),
+        match="nl.exp: the simulator does not model it; it has add, affine_range, arange, bfloat16",
+    )
+    body(
+        lambda x: nisa.iota(x), match="nisa.iota: the simulator does not model it; it has activation, dma_copy, engine"
+    )
+    for module in (nl, nisa):
+        for name in ("__path__", "_hidden", "exp"):
+            assert not hasattr(module, name)
+        with pytest.raises(AttributeError, match="has no attribute '__wrapped__'"):
+            module.__wrapped__  # noqa: B018
+
+
+@pytest.mark.parametrize("module", [nl, nisa])
+def test_the_names_that_a_message_lists_are_there(module):
+    with pytest.raises(SimulationError) as caught:
+        module.nothing  # noqa: B018
+    names = str(caught.value).split("it has ")[1].split(", ")
+    assert names == sorted(names) and all(hasattr(module, name) for name in names)
 
 
 # Programs

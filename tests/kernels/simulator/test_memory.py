@@ -53,15 +53,15 @@ def test_the_partition_dimension_leads(body):
 
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
 def test_a_tile_larger_than_its_buffer(body, target):
-    sbuf, psum = get_machine(target).sbuf_partition, 16 * 1024
+    sbuf, bank = get_machine(target).sbuf_partition, 2 * 1024
     body(
         lambda x: tile(128, sbuf // 4 + 1),
         match=rf"takes {sbuf + 4} bytes per partition: sbuf of {target} has",
         target=target,
     )
     body(
-        lambda x: tile(1, psum // 4 + 1, buffer="psum"),
-        match=f"takes {psum + 4} bytes per partition: psum",
+        lambda x: tile(1, bank // 4 + 1, buffer="psum"),
+        match=f"takes {bank + 4} bytes per partition: a bank of psum of {target} has {bank}",
         target=target,
     )
 
@@ -209,7 +209,11 @@ def test_sizes_do_not_depend_on_a_loop(body):
 def test_regions_on_chip(body):
     body(lambda x: tile(128, 4)[0], match="an integer drops the partition dimension, take a slice of one")
     body(lambda x: tile(128, 4)[0:128:2], match="the partitions of a region must follow each other")
-    body(lambda x: tile(128, 4)[1:4], match="a region must start at partition 0, 32, 64 or 96, got 1")
+    start = "a region of {} partitions must start at partition {}, got {}"
+    body(lambda x: tile(128, 4)[1:4], match=start.format(3, "0, 32, 64 or 96", 1))
+    body(lambda x: tile(128, 4)[32:65], match=start.format(33, "0 or 64", 32))
+    body(lambda x: tile(128, 4)[32:96], match=start.format(64, "0 or 64", 32))
+    body(lambda x: tile(128, 4)[32:97], match=start.format(65, "0", 32))
     p, q = (lambda: nl.arange(4)[:, None]), (lambda: nl.arange(4)[None, :])
     body(lambda x: tile(128, 4)[q(), p()], match="the partition index must lie on the first axis")
     body(lambda x: tile(128, 4)[...][0:4], match=r"index the tensor once, not a region of it")
@@ -218,15 +222,15 @@ def test_regions_on_chip(body):
         for i in nl.affine_range(4):
             tile(128, 4)[nl.ds(32 * i, 32)]
 
-    body(rows, match=r"a region must start at partition 0, 32, 64 or 96, got 32\*i")
+    body(rows, match=r"a region of 32 partitions must start at partition 0, 32, 64 or 96, got 32\*i")
 
 
 def test_regions_are_what_numpy_has(values):
     def kernel(x):
-        ya, yb, yc, yd = out(32, 64), out(4, 128), out(128, 2, 16), out(96, 32)
+        ya, yb, yc, yd = out(64, 64), out(4, 128), out(128, 2, 16), out(96, 32)
         t = tile(128, 256)
         t[...] = nl.load(x)
-        nl.store(ya, t[64:96, 10:138:2])
+        nl.store(ya, t[64:128, 10:138:2])
         row = nl.load(x[nl.ds(7, 4), 128:256])
         nl.store(yb, row)
         p, t_, n = nl.arange(128)[:, None, None], nl.arange(2)[None, :, None], nl.arange(16)[None, None, :]
@@ -236,7 +240,7 @@ def test_regions_are_what_numpy_has(values):
 
     x = values(128, 256)
     a, b, c, d = simulate(kernel, x).outputs
-    np.testing.assert_array_equal(a, x[64:96, 10:138:2])
+    np.testing.assert_array_equal(a, x[64:128, 10:138:2])
     np.testing.assert_array_equal(b, x[7:11, 128:])
     np.testing.assert_array_equal(c, np.stack([x[:, 3:19], x[:, 103:119]], axis=1))
     np.testing.assert_array_equal(d, x[32:, :32])

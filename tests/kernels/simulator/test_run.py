@@ -14,6 +14,7 @@
 """`simulate`: what it takes, what it gives, and the capacity of the machine."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -149,9 +150,19 @@ def test_kernels_of_the_package_bind_their_own_calls(values):
         simulate(KERNELS["matmul"], values(4, 4))
 
 
-@pytest.mark.parametrize("cores", [0, -1, 1.5, "2", None])
+@pytest.mark.parametrize("cores", [0, -1, 1.5, "2", True])
 def test_cores(refused, values, cores):
     refused(copied, values(4, 4), match="cores: (at least one|an integer) is expected, got", cores=cores)
+
+
+def test_one_core_unless_said_otherwise(values):
+    assert simulate(copied, values(4, 4)).trace.body[0].trips == 1
+    assert simulate(copied, values(4, 4), cores=None).trace.body[0].trips == 1
+
+
+@pytest.mark.parametrize("seed", ["1", 1.5, None])
+def test_seeds(refused, values, seed):
+    refused(copied, values(4, 4), match="seed: an integer is expected, got", seed=seed)
 
 
 def test_plans(refused, values):
@@ -305,7 +316,7 @@ def test_banks_of_psum(refused, values):
     x = values(128, 4)
     banks = r"18432 bytes per partition of psum are live at once, trn1 has 16384; the largest of 9 tiles are tile0\[128, 8\]"
     refused(filled(*[8] * 9, buffer=nl.psum), x, match=banks)
-    refused(filled(*[513] * 5, buffer=nl.psum), x, match="20480 bytes per partition of psum are live at once")
+    refused(filled(*[512] * 9, buffer=nl.psum), x, match="18432 bytes per partition of psum are live at once")
     simulate(filled(*[8] * 8, buffer=nl.psum), x)
     simulate(filled(*[8] * 9, buffer=nl.psum, together=False), x)
 
@@ -337,3 +348,17 @@ def test_an_error_leaves_no_run_behind(refused, values):
     with pytest.raises(SimulationError, match="an NKI operation was called outside of simulate"):
         nl.num_programs()
     simulate(copied, values(4, 4))
+
+
+def test_threads_do_not_see_each_others_runs(values):
+    x = [values(128, 64, seed=seed) for seed in range(6)]
+
+    def work(number):
+        return [simulate(rows(128, 16, 4), x[number], cores=2, order="shuffled") for _ in range(4)]
+
+    with ThreadPoolExecutor(6) as pool:
+        for expected, results in zip(x, pool.map(work, range(6)), strict=True):
+            assert len(results) == 4
+            for result in results:
+                np.testing.assert_array_equal(result.outputs[0], expected)
+                assert result.trace.counts == {"load": 8, "store": 8}

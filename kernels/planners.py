@@ -1,0 +1,348 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Planners: from the shapes of a call and a machine to the plan of a kernel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+from .errors import PlanError
+from .machine import MACHINES, Machine
+from .parts import F, P, cut, tiles
+from .plan import ACTIVATIONS, MatmulPlan, Plan
+from .search import Search, Stage, strips
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every planner knows: the kernel's name, its shapes, and who shares the work."""
+
+    name: str
+    shapes: dict
+    dtype: str
+    machine: Machine
+    cores: int
+    transposed: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        return {"bfloat16": 2, "float32": 4}[self.dtype]
+
+    @property
+    def listed(self) -> str:
+        return ", ".join(f"{key} {list(shape)}" for key, shape in self.shapes.items())
+
+    def agree(self, **pairs: tuple[int, int]) -> None:
+        """Dimensions that must be equal, by what they are."""
+        for what, (a, b) in pairs.items():
+            if a != b:
+                raise PlanError(f"{self.name}: {what.replace('_', ' ')} must agree, got {a} and {b} in {self.listed}")
+
+    def biased(self, bias: str, size: int) -> bool:
+        if bias in self.shapes:
+            if len(self.shapes[bias]) != 1:
+                raise PlanError(f"{self.name}: {bias} must be a vector, got {list(self.shapes[bias])}")
+            self.agree(**{f"{bias}_and_columns": (self.shapes[bias][0], size)})
+        return bias in self.shapes
+
+    def rows(self, x: str = "x") -> tuple[int, int]:
+        """(M, K); checks that everything but a bias is a matrix."""
+        for key, shape in self.shapes.items():
+            if len(shape) != 2 and not key.endswith("bias"):
+                raise PlanError(
+                    f"{self.name}: {key} must be a matrix, got {list(shape)}: flatten batch and sequence into rows"
+                )
+            if any(n < 1 for n in shape):
+                raise PlanError(f"{self.name}: dimensions must be positive, got {self.listed}")
+        return tuple(self.shapes[x][::-1] if self.transposed else self.shapes[x])
+
+    def split(self, M: int, N: int, dimensions: str = "MN") -> str:
+        """The dimension that the cores divide."""
+        if self.cores < 1:
+            raise PlanError(f"{self.name}: cores must be at least 1, got {self.cores}")
+        by_M, by_N = ("M" in dimensions and M % self.cores == 0), ("N" in dimensions and N % self.cores == 0)
+        if self.cores == 1 or by_M and (M // self.cores >= P or not by_N):
+            return "M"
+        if by_N:
+            return "N"
+        shared = " or ".join({"M": f"M = {M}", "N": f"N = {N}"}[d] for d in dimensions)
+        why = (
+            f"{self.cores} cores cannot share {shared} evenly" if shared else f"runs on one core, not on {self.cores}"
+        )
+        raise PlanError(
+            f"{self.name}: {why}: run it on one core, or compose the layer of low_rank_fused and matmul, which split N"
+        )
+
+    def best(self, split: str, sizes: list[int], parts: list[int], flops: float, result: int, build: Callable) -> Plan:
+        """The plan of least predicted time over strips of `sizes` rows and X in `parts`.
+
+        `build(search, part)` goes through the phases; `flops` and `result` (bytes) are those of one core.
+        """
+        M, _ = self.rows()
+        found = None
+        for size, part in product(sizes, parts):
+            search = Search(self.machine, self.itemsize, size)
+            build(search, part)
+            if search.fits:
+                score = search.score(flops, M // self.cores if split == "M" else M, result)
+                if found is None or score < found[0]:
+                    found = score, search, part
+        if found is None:
+            raise self.nothing_fits()
+        _, search, part = found
+        return Plan(
+            machine=self.machine.name,
+            dtype=self.dtype,
+            M=M,
+            cores=self.cores,
+            split=split,
+            B_M=search.M,
+            chunk=search.chunk,
+            part=part,
+            stages=search.stages,
+            interleave_x=search.interleave_x,
+            interleave_h=search.interleave_h,
+            sbuf=search.single * P,
+            sbuf_buffered=search.buffered * P,
+            psum_banks=search.banks,
+        )
+
+    def nothing_fits(self) -> PlanError:
+        return PlanError(
+            f"{self.name}: no block sizes fit {self.listed} ({self.dtype}) into {self.machine.sbuf_budget} bytes per partition"
+            f" of SBUF and {self.machine.psum_banks} banks of PSUM of {self.machine.name}: leave the layer to the compiler"
+        )
+
+
+def _parts(K: int) -> list[int]:
+    """Features of X on chip at once: all (0), then ever fewer."""
+    return [0, *(part for part in (4096, 2048, 1024, F) if part < K)]
+
+
+def _sizes(M: int, B_M: int | None) -> list[int]:
+    return [min(B_M, M)] if B_M else strips(M)
+
+
+def plan_matmul(
+    shapes: dict, dtype: str, machine: Machine, cores: int, x_transposed: bool = False, B_M: int | None = None
+) -> Plan:
+    """Blocks of X W with a strip of X resident; `B_M` fixes its rows."""
+    task = _Task("X W", shapes, dtype, machine, cores, x_transposed)
+    (M, K), (Kw, N) = task.rows(), shapes["w"]
+    task.agree(columns_of_X_and_rows_of_W=(K, Kw))
+    biased, split = task.biased("bias", N), task.split(M, N)
+    m, n = (M // cores, N) if split == "M" else (M, N // cores)
+
+    def build(search: Search, part: int) -> None:
+        search.load(K, 0, x_transposed)
+        search.stage(Stage("w", "rows", ((K,),), n, search.M, task.itemsize, biased=biased), search.strip(K))
+
+    return task.best(split, _sizes(m, B_M), [0], 2 * m * K * n, m * n * task.itemsize, build)
+
+
+def plan_low_rank(
+    shapes: dict, dtype: str, machine: Machine, cores: int, x_transposed: bool = False, B_M: int | None = None,
+    B_N: int | None = None, reload: bool = False,
+) -> Plan:  # fmt: skip
+    """Blocks of X U V; `B_M` fixes the rows of a strip, `B_N` the columns of V of one transfer.
+
+    reload: the intermediate goes through HBM, and is read back in strips.
+    """
+    task = _Task("X U V", shapes, dtype, machine, cores, x_transposed)
+    (M, K), (Ku, r), (rv, N) = task.rows(), shapes["u"], shapes["v"]
+    task.agree(columns_of_X_and_rows_of_U=(K, Ku), columns_of_U_and_rows_of_V=(r, rv))
+    biased, split = task.biased("bias", N), task.split(M, N)
+    m, n = (M // cores, N) if split == "M" else (M, N // cores)
+
+    def build(search: Search, part: int) -> None:
+        made = search.enter(K, {"u": r}, x_transposed, part, keep=False)
+        if search.fits:
+            contraction = (r,) if reload else made["u"]
+            columns = min(B_N or n, n)
+            stage = Stage(
+                "v", "rows", (contraction,), columns, search.M, task.itemsize, exact=("depth",), biased=biased
+            )
+            search.stage(stage, search.strip(r) if reload else sum(map(search.strip, contraction)))
+
+    flops = 2 * m * r * (K + n)
+    return task.best(split, _sizes(m, B_M), _parts(K), flops, m * n * task.itemsize, build)
+
+
+def plan_low_rank_sequential(
+    shapes: dict, dtype: str, machine: Machine, cores: int, x_transposed: bool = False, B_M: int | None = None,
+    B_N: int | None = None,
+) -> Plan:  # fmt: skip
+    """Blocks of X U V with the intermediate through HBM."""
+    return plan_low_rank(shapes, dtype, machine, cores, x_transposed, B_M, B_N, reload=True)
+
+
+@dataclass(frozen=True)
+class _Gated:
+    """The dimensions of a gated MLP: ranks of the factored gate and up by stage, and what each contracts over to reach I."""
+
+    M: int
+    H: int
+    I: int  # noqa: E741
+    ranks: dict[str, int]
+    contracted: tuple[int, int]
+    biased: bool
+
+
+def check_mlp(shapes: dict, x_transposed: bool = False, activation: str = "silu", name: str = "MLP") -> None:
+    """Refuses shapes of an MLP that do not belong together, and an unknown activation."""
+    _gated(_Task(name, shapes, "float32", MACHINES["trn1"], 1, x_transposed), activation)
+
+
+def _gated(task: _Task, activation: str) -> _Gated:
+    """The dimensions of an MLP, or of its first half where there is no `down`; checks that they agree."""
+    if activation not in ACTIVATIONS:
+        raise PlanError(f"{task.name}: unknown activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+    shapes, (M, H) = task.shapes, task.rows()
+    ranks, widths, contracted = {}, [], []
+    for side in ("gate", "up"):
+        w, v = shapes[side], shapes.get(f"{side}_v")
+        task.agree(**{f"columns_of_X_and_rows_of_{side}": (H, w[0])})
+        if v is not None:
+            task.agree(**{f"columns_of_{side}_and_rows_of_{side}_v": (w[1], v[0])})
+            ranks[f"{side}_u"] = w[1]
+        contracted.append(H if v is None else w[1])
+        widths.append((v or w)[1])
+    task.agree(intermediate_sizes_of_gate_and_up=tuple(widths))
+    I = widths[0]  # noqa: E741
+    if "down" in shapes:
+        down, down_v = shapes["down"], shapes.get("down_v")
+        task.agree(intermediate_size_and_rows_of_down=(I, down[0]))
+        if down_v is not None:
+            task.agree(columns_of_down_and_rows_of_down_v=(down[1], down_v[0]))
+        task.agree(hidden_sizes_of_X_and_down=(H, (down_v or down)[1]))
+        task.biased("down_bias", H)
+    biased = [task.biased(f"{side}_bias", I) for side in ("gate", "up")]
+    return _Gated(M, H, I, ranks, tuple(contracted), any(biased))
+
+
+def _plan_mlp(task: _Task, activation: str, form: str | None, B_M: int | None = None) -> Plan:
+    """`form`: of the last product, rows or columns; None for the first half alone."""
+    shapes, s, gated = task.shapes, task.itemsize, _gated(task, activation)
+    M, H, I, entering = gated.M, gated.H, gated.I, gated.ranks  # noqa: E741
+    split = task.split(M, I, {None: "MN", "rows": "M", "columns": ""}[form])
+    m, i = (M // task.cores, I) if split == "M" else (M, I // task.cores)
+    dense = len(entering) < 2
+
+    def build(search: Search, part: int) -> None:
+        if form == "columns":  # weights are read once: short rows are worth joining
+            search.interleave_x = search.joined(H, entering.values())
+            search.interleave_h = search.joined(I, [shapes["down"][1]])
+        made = search.enter(H, entering, task.transposed, part, keep=dense)
+        if not search.fits:
+            return
+        contractions = tuple(made.get(f"{side}_u", (H,)) for side in ("gate", "up"))
+        stays = sum(search.strip(k) for parts in made.values() for k in parts) + (search.strip(H) if dense else 0)
+        h = 0 if form is None else search.strip(I)
+        same_rank = not dense and len(set(entering.values())) == 1
+        stage = Stage(
+            "expand", "columns", contractions, i, search.M, s, exact=("depth",) if same_rank else (),
+            working=4 * min(search.M, F), stored=s * min(search.M, F) if form is None else 0, biased=gated.biased,
+            interleave=search.interleave_x if dense else 1, produces=search.interleave_h,
+        )  # fmt: skip
+        if search.stage(stage, stays + h) and form is not None:
+            _build_down(search, shapes, I, H, form)
+
+    flops = 2 * m * (sum(r * H for r in entering.values()) + i * sum(gated.contracted))
+    if form is not None:
+        flops += 2 * m * (shapes["down"][1] * (I + H) if "down_v" in shapes else I * H)
+    sizes = [m] if form == "columns" else _sizes(m, B_M)
+    result = m * (i if form is None else H) * s
+    return task.best(split, sizes, [0] if dense else _parts(H), flops, result, build)
+
+
+def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None:  # noqa: E741
+    """The second half of an MLP, with h resident."""
+    s, M = search.itemsize, search.M
+    stays, contraction, exact = search.strip(I), (I,), ()
+    if "down_v" in shapes:
+        r = shapes["down"][1]
+        stage = Stage("down_u", "columns", ((I,),), r, M, s, exact=("width",), interleave=search.interleave_h)
+        blocks = search.stage(stage, stays + search.strip(r))
+        if blocks is None:
+            return
+        contraction, exact = cut(r, blocks.width), ("depth",)
+        stays = sum(map(search.strip, contraction))
+    biased = "down_bias" in shapes
+    result = search.strip(H) if form == "columns" else 0
+    dense = search.interleave_h if "down_v" not in shapes else 1
+    stage = Stage("down", form, (contraction,), H, M, s, exact=exact, biased=biased, interleave=dense)
+    search.stage(stage, stays + result)
+    if form == "columns":
+        search.hold(result + H * s)
+
+
+def plan_mlp_up(
+    shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False,
+    B_M: int | None = None,
+) -> Plan:  # fmt: skip
+    """Blocks of the first half of an MLP."""
+    return _plan_mlp(_Task("MLP up", shapes, dtype, machine, cores, x_transposed), activation, None, B_M)
+
+
+def plan_mlp(
+    shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False,
+    B_M: int | None = None,
+) -> Plan:  # fmt: skip
+    """Blocks of the whole MLP in one kernel."""
+    return _plan_mlp(_Task("MLP", shapes, dtype, machine, cores, x_transposed), activation, "rows", B_M)
+
+
+def plan_mlp_decode(
+    shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False
+) -> Plan:
+    """Blocks of the MLP for at most 128 rows."""
+    task = _Task("MLP decode", shapes, dtype, machine, cores, x_transposed)
+    M, _ = task.rows()
+    if M > P:
+        raise PlanError(f"MLP decode: at most {P} rows, got {M}: use `mlp`")
+    return _plan_mlp(task, activation, "columns")
+
+
+def _baseline(shapes: dict, dtype: str, machine: Machine, cores: int) -> tuple[_Task, int, int, int, str]:
+    task = _Task("X W", shapes, dtype, machine, cores, transposed=True)
+    (M, K), (Kw, N) = task.rows("xT"), shapes["w"]
+    task.agree(rows_of_X_transposed_and_rows_of_W=(K, Kw))
+    return task, M, K, N, task.split(M, N)
+
+
+def plan_matmul_tiled(shapes: dict, dtype: str, machine: Machine, cores: int) -> Plan:
+    """The tiled baseline has no choice of blocks."""
+    task, M, K, N, split = _baseline(shapes, dtype, machine, cores)
+    x, tile = tiles(K) * P * task.itemsize, F * task.itemsize
+    if 2 * x + 4 * tile > machine.sbuf_budget:
+        raise task.nothing_fits()
+    sizes = {"sbuf": (x + 2 * tile) * P, "sbuf_buffered": (2 * x + 4 * tile) * P, "psum_banks": 1}
+    return Plan(machine=machine.name, dtype=dtype, M=M, cores=cores, split=split, B_M=P, **sizes)
+
+
+def plan_matmul_blocked(shapes: dict, dtype: str, machine: Machine, cores: int) -> MatmulPlan:
+    """The blocked baseline: blocks of 1024 columns, sums of as many rows as fit, then the largest blocks of K and M that do."""
+    task, M, K, N, split = _baseline(shapes, dtype, machine, cores)
+    m, n = (M // cores, N) if split == "M" else (M, N // cores)
+    s, B_N = task.itemsize, min(1024, n)
+    for rows, B_K, B_M in product(strips(m), (1024, 512, 256), (2048, 1024, 512)):
+        B_K, B_M = min(B_K, K), min(B_M, rows)
+        sums = tiles(rows) * B_N * 4
+        blocks = max(tiles(B_K) * (B_M + B_N) * s, B_N * s)
+        if sums + 2 * blocks <= machine.sbuf_budget:
+            return MatmulPlan(
+                machine=machine.name, dtype=dtype, M=M, cores=cores, split=split, B_M=B_M, rows=rows, B_K=B_K, B_N=B_N,
+                sbuf=(sums + blocks) * P, sbuf_buffered=(sums + 2 * blocks) * P, psum_banks=1,
+            )  # fmt: skip
+    raise task.nothing_fits()
