@@ -211,13 +211,16 @@ class Kernel:
 
             result = simulate(self, *args, target=target, cores=cores, plan=plan, **kwargs)
             return result.outputs[0] if len(result.outputs) == 1 else result.outputs
-        plan = self.planned(plan, *self.bind(*args, **kwargs), get_machine(target), cores)
-        compiled = self.compiled
-        if plan.cores > 1:
+        on = get_machine(target)
+        plan = self.planned(plan, *self.bind(*args, **kwargs), on, cores)
+        if plan.cores == 1:
+            return self.compiled(*args, **kwargs, plan=plan)
+        grid = plan.cores  # programs that run one after the other, unless one logical core has as many physical ones
+        if plan.cores <= on.lnc:
             from neuronxcc.nki.language import nc
 
-            compiled = compiled[nc(plan.cores)]
-        return compiled(*args, **kwargs, plan=plan)
+            grid = nc(plan.cores)
+        return self.compiled[grid](*args, **kwargs, plan=plan)
 
     @functools.cached_property
     def compiled(self):

@@ -46,11 +46,14 @@ def unset(monkeypatch):
 class Jitted:
     """What `nki.jit` gives, on the simulator's operations: the body finds its dialect by itself."""
 
+    grids = []
+
     def __init__(self, body, cores=1):
         self.body, self.cores = body, cores
 
     def __getitem__(self, grid):
-        return Jitted(self.body, grid.size)
+        self.grids.append(grid)
+        return Jitted(self.body, getattr(grid, "size", grid))
 
     def __call__(self, *arrays, **settings):
         recorder = Recorder(get_machine("trn2"), programs=self.cores)
@@ -152,3 +155,12 @@ def test_called_with_an_sdk_it_goes_through_jit_and_finds_its_dialect(monkeypatc
     install(monkeypatch, nki=nki, nki_language=language, nki_isa=isa)
     kernel = dataclasses.replace(low_rank_fused)  # nothing compiled yet
     np.testing.assert_array_equal(kernel(*tensors, target="trn2", cores=cores), expected)
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(("target", "joined"), [("trn1", False), ("trn2", True)])
+def test_programs_share_a_logical_core_only_where_the_machine_has_such(monkeypatch, sdk, tensors, target, joined):
+    monkeypatch.setattr(Jitted, "grids", [])
+    dataclasses.replace(low_rank_fused)(*tensors, target=target, cores=2)
+    (grid,) = Jitted.grids
+    assert (grid == 2) is not joined and (getattr(grid, "size", None) == 2) is joined
