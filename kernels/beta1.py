@@ -110,14 +110,14 @@ class Beta1:
             unroll: every block is traced by itself, with numbers for index and start.
         """
         whole, tail = divmod(extent, size)
-        if whole == 1 or unroll or self.unroll:
-            indices = self.unrolled(whole)
-        else:
-            indices = self.nl.sequential_range(whole) if sequential else self.nl.affine_range(whole)
-        for i in indices:
-            yield self.block(i * size + first, size, i)
+        loop = self.nl.sequential_range if sequential else self.nl.affine_range
+        loop = self.unrolled if unroll or self.unroll else loop
+        if whole:
+            for i in loop(whole):
+                yield self.block(i * size + first, size, i)
         if tail:
-            yield self.block(first + whole * size, tail, whole)
+            for _ in loop(1):  # what is added up in PSUM must be so in an affine loop, also outside of the one above
+                yield self.block(first + whole * size, tail, whole)
 
     def program(self, programs: int):
         """The number of this program among those that the kernel was launched for."""

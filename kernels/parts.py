@@ -286,7 +286,8 @@ def _column_sums(nk, stream: _Stream, g, m, ones, interleave: int):
         for w, wk, x, xk, k in stream.tiles():
             nk.matmul(at, stationary=n.of(w, k, wk), moving=x[0:k, xk, m.ds])
         if stream.bias is not None:
-            nk.matmul(at, stationary=n.of(stream.bias, 1), moving=ones[0:1, m.ds])
+            for k in nk.blocks(1, P):
+                nk.matmul(at, stationary=n.of(stream.bias, k.size), moving=ones[0 : k.size, m.ds])
     return acc
 
 
@@ -303,7 +304,8 @@ def _side_by_side(nk, stream: _Stream, extent: int, M: int, ones, interleave: in
     for n, m in places:
         if stream.bias is not None:
             at = to(banks[n.index, m.index])[0 : n.size, 0, 0 : m.size]
-            nk.matmul(at, stationary=n.of(stream.bias, 1), moving=ones[0:1, m.ds])
+            for k in nk.blocks(1, P):
+                nk.matmul(at, stationary=n.of(stream.bias, k.size), moving=ones[0 : k.size, m.ds])
     return banks
 
 
@@ -370,7 +372,8 @@ def rows_on_partitions(nk, product: Product, y, rows, columns, blocks: Blocks) -
                     for w, wk, x, xk, k in stream.tiles():
                         nk.matmul(at, stationary=x[0:k, xk, m.ds], moving=w[0:k, wk, n.ds])
                 if stream.bias is not None:
-                    nk.matmul(at, stationary=ones[0:1, m.ds], moving=stream.bias[0:1, n.ds])
+                    for k in nk.blocks(1, P):
+                        nk.matmul(at, stationary=ones[0 : k.size, m.ds], moving=stream.bias[0 : k.size, n.ds])
                 nk.copy(to(out)[0 : m.size, n.ds], acc[0 : m.size, 0 : n.size], engine="scalar")
             nk.store(y[nk.ds(rows.start + m.start, m.size), here.ds], out[0 : m.size, 0 : c.size])
 

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.simulation
 
 SOURCE = Path(kernels.__path__[0])
 ACTIVATE = "nk.activate(to(part)[0:p, 0:count, 0 : m.size], activation, gate[at])"
-COLUMNS_BIAS = "if stream.bias is not None:\n            nk.matmul(at, stationary=n.of(stream.bias, 1)"
+COLUMNS_BIAS = "if stream.bias is not None:\n            for k in nk.blocks(1, P):"
 SIDE_BIAS = "if stream.bias is not None:\n            at = to(banks"
-ROWS_BIAS = "if stream.bias is not None:\n                    nk.matmul(at, stationary=ones"
+ROWS_BIAS = "if stream.bias is not None:\n                    for k in nk.blocks(1, P):"
 ROWS_OPERANDS = "stationary=x[0:k, xk, m.ds], moving=w[0:k, wk, n.ds]"
 COLUMNS_OPERANDS = "stationary=n.of(w, k, wk), moving=x[0:k, xk, m.ds]"
 PART_SUM = "nk.add(to(total)[at], total[at], sums[0][0:p, nk.ds(t, count), 0 : m.size])"
-LOOPS = "self.nl.sequential_range(whole) if sequential else self.nl.affine_range(whole)"
+LOOPS = "in loop(whole)"
 BLOCKED_SUM = "nk.add(to(sums)[0 : m.size, at, j.ds], total, acc[0 : m.size, 0 : j.size])"
 
 

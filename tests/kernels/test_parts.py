@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from optimum_neuronmm.kernels import Blocks, PlanError, simulate
+from optimum_neuronmm.kernels import Blocks, PlanError, Spec, mlp, mlp_decode, mlp_two_kernels, simulate
 from optimum_neuronmm.kernels.beta1 import to
 from optimum_neuronmm.kernels.dialect import current
 from optimum_neuronmm.kernels.parts import (
@@ -242,3 +242,24 @@ def test_blocks_end_with_a_tile(blocks, message):
 
     with pytest.raises(PlanError, match=message):
         simulate(product, random(8, 512), random(512, 256))
+
+
+def innermost(body, loop=None):
+    for entry in body:
+        if hasattr(entry, "body"):
+            yield from innermost(entry.body, entry)
+        else:
+            yield entry, loop
+
+
+@pytest.mark.parametrize("M", [3, 130])
+def test_every_accumulation_lies_in_an_affine_loop(M):
+    """The form by which the compiler knows an accumulation in PSUM: architecture guide, near-memory accumulation."""
+    H, I, r = 200, 300, 130  # noqa: E741
+    U, V = Spec((H, r)), Spec((r, I))
+    tensors = Spec((M, H)), U, V, U, V, Spec((I, r)), Spec((r, H)), Spec((I,)), Spec((I,)), Spec((H,))
+    kernels = [mlp, mlp_decode, mlp_two_kernels] if M <= 128 else [mlp, mlp_two_kernels]
+    for kernel in kernels:
+        trace = simulate(kernel, *tensors, dry=True).trace
+        products = [(i, loop) for i, loop in innermost(trace.body) if i.name == "nc_matmul"]
+        assert products and all(i.accumulate and loop.kind == "affine" for i, loop in products)
