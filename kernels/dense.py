@@ -20,10 +20,12 @@ transposed. They take any sizes, and sum in float32.
 from .beta1 import to
 from .dialect import current
 from .kernel import kernel
-from .parts import F, P, Product, load_strip, load_weight, rows_on_partitions, tiles
+from .parts import Product, load_weight, rows_on_partitions
 from .plan import shares
 from .planners import plan_matmul, plan_matmul_blocked, plan_matmul_tiled
 from .reference import matmul_reference, matmul_transposed_reference
+from .strips import load_strip
+from .tiling import F, P, tiles
 
 
 @kernel(matmul_transposed_reference, plan_matmul_tiled)

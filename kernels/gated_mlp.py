@@ -20,21 +20,12 @@ from .beta1 import to
 from .dialect import current
 from .kernel import kernel
 from .low_rank import entered
-from .parts import (
-    P,
-    Piece,
-    Product,
-    Strip,
-    columns_on_partitions,
-    copying,
-    project,
-    regions,
-    rows_on_partitions,
-    tiles,
-)
+from .parts import Product, columns_on_partitions, copying, project, rows_on_partitions
 from .plan import shares
 from .planners import plan_mlp, plan_mlp_decode, plan_mlp_up
 from .reference import mlp_reference, mlp_up_reference
+from .strips import Piece, Strip
+from .tiling import P, regions, tiles
 
 
 def gate_and_up(nk, x, rows, gate, up, biases, plan, x_transposed) -> list[Product]:

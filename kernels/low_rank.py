@@ -15,10 +15,12 @@
 
 from .dialect import current
 from .kernel import kernel
-from .parts import Product, Strip, load_strip, project, project_by_parts, regions, rows_on_partitions
+from .parts import Product, project, project_by_parts, rows_on_partitions
 from .plan import shares
 from .planners import plan_low_rank, plan_low_rank_sequential
 from .reference import low_rank_matmul
+from .strips import Strip, load_strip
+from .tiling import regions
 
 
 def entered(nk, x, rows, weights, plan, stages, transposed) -> tuple[list[Strip], Strip | None]:

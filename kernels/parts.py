@@ -25,79 +25,8 @@ Names: M rows, K contraction, N columns; P = 128 partitions; a tile is 128 of a 
 from dataclasses import dataclass, replace
 
 from .beta1 import to
-from .errors import PlanError
-
-
-P = 128  # partitions, and the free size of a stationary operand
-F = 512  # float32 numbers in a PSUM bank, and the free size of a moving operand
-
-
-def tiles(extent: int) -> int:
-    """Tiles that hold `extent`, the last one perhaps in part."""
-    return -(-extent // P)
-
-
-def regions(extent: int) -> list[tuple[int, int, int]]:
-    """(partitions, first tile, tiles): the whole tiles of `extent`, then the one that is partly filled."""
-    whole, rest = divmod(extent, P)
-    return [*([(P, 0, whole)] if whole else []), *([(rest, whole, 1)] if rest else [])]
-
-
-def cut(extent: int, size: int) -> tuple[int, ...]:
-    """The sizes of the blocks that cover `extent`."""
-    whole, rest = divmod(extent, size)
-    return (size,) * whole + ((rest,) if rest else ())
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Features `first` to `first + size` of a strip: tile (128, tiles, M), feature first + 128 t + p at [p, base + t]."""
-
-    tile: object
-    first: int
-    size: int
-    base: int = 0
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Rows of activations on chip, transposed: M rows of `extent` features, in pieces.
-
-    interleave: J tiles share 128 J features, partition p holding features J p to J p + J - 1 of them. The weight's rows are
-        loaded in the same order, J whole ones to a descriptor.
-    """
-
-    pieces: tuple[Piece, ...]
-    extent: int
-    M: int
-    dtype: object
-    interleave: int = 1
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How a weight (K, N) is streamed.
-
-    A bank of PSUM takes the sums of one tile of the result at a time, and is done with it before it begins another.
-
-    Attributes:
-        width: columns of one transfer, at most N.
-        depth: rows of one transfer, at most K. Where it covers K, the tiles of the result follow each other, each summed to the end.
-            Where it does not, all tiles of the block are summed side by side, each in a bank of its own, until the last row.
-        group: tiles of columns that share a bank, one after the other, to leave it together. For few rows.
-        partial: where depth does not cover K, each tile is summed over one depth at a time, and added to float32 sums in SBUF.
-    """
-
-    width: int
-    depth: int
-    group: int = 1
-    partial: bool = False
-
-    def __post_init__(self):
-        for name in ("width", "depth", "group"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise PlanError(f"Blocks: {name} must be a positive integer, got {value!r}")
+from .strips import Piece, Strip, load_strip
+from .tiling import Blocks, F, P, cut, ends_with_a_tile, feature_tiles, regions, tiles
 
 
 @dataclass(frozen=True)
@@ -107,79 +36,6 @@ class Product:
     strip: Strip
     weight: object
     bias: object = None
-
-
-def load_strip(nk, x, rows, features, chunk: int, transposed: bool, interleave: int = 1) -> Strip:
-    """Rows of x, transposed on the way in.
-
-    Args:
-        x: (M, K) in HBM, or (K, M) if `transposed`.
-        rows, features: blocks of M and of K.
-        chunk: features of one transfer.
-        interleave: 1, 2 or 4, see `Strip`; the features must be whole in 128 times it.
-    """
-    if not transposed:
-        _ends_with_a_tile("chunk", max(1, chunk), features.size, interleave)
-    if interleave > 1 and features.size % (P * interleave):
-        raise PlanError(
-            f"{features.size} features cannot be interleaved by {interleave}: expected a multiple of {P * interleave}"
-        )
-    strip = nk.sbuf((P, tiles(features.size), rows.size), x.dtype, name="resident")
-    if transposed and interleave > 1:
-        for b in nk.blocks(features.size, P * interleave):
-            at = to(strip)[0:P, nk.ds(b.index * interleave, interleave), 0 : rows.size]
-            nk.load_interleaved(at, x, features.start + b.start, interleave, rows)
-    elif transposed:
-        for p, first, count in regions(features.size):
-            source = features.start + first * P
-            nk.load_tiles(to(strip)[0:p, nk.ds(first, count), 0 : rows.size], x, source, count, rows, p)
-    else:
-        for m in nk.blocks(rows.size, P):
-            for c in nk.blocks(features.size, chunk):
-                raw = nk.sbuf((P, c.size), x.dtype)
-                source = x[nk.ds(rows.start + m.start, m.size), nk.ds(features.start + c.start, c.size)]
-                nk.load(to(raw)[0 : m.size, 0 : c.size], source)
-                transpose_tiles(nk, strip, c.index * (chunk // P), raw, c.size, m, interleave)
-    return Strip((Piece(strip, 0, features.size),), features.size, rows.size, x.dtype, interleave)
-
-
-def transpose_tiles(nk, dst, base, src, features: int, m, interleave: int) -> None:
-    """Transposes src (m rows, features) into dst[:, base + t, m], four tiles to a PSUM bank."""
-    for g in nk.blocks(features, F):
-        bank = nk.psum((P, F // P, P), nk.transposed_dtype(dst.dtype))
-        for k in feature_tiles(nk, g.start, g.size, interleave):
-            nk.transpose(to(bank)[0 : k.size, k.index, 0 : m.size], k.of(src, m.size))
-        for p, first, count in regions(g.size):
-            at = nk.ds(base + g.index * (F // P) + first, count)
-            nk.copy(to(dst)[0:p, at, m.ds], bank[0:p, nk.ds(first, count), 0 : m.size])
-
-
-@dataclass(frozen=True)
-class FeatureTile:
-    """`size` columns of tiles on chip, `step` apart from `start`: tile `index` of some extent, in a strip's order."""
-
-    nk: object
-    index: object
-    size: int
-    start: object
-    step: int
-
-    def of(self, tile, partitions: int, *middle):
-        """These columns of tile[0:partitions, *middle]."""
-        if self.step > 1:
-            return self.nk.strided(tile, partitions, middle, self.start, self.step, self.size)
-        return tile[(slice(0, partitions), *middle, self.nk.ds(self.start, self.size))]
-
-
-def feature_tiles(nk, first, extent: int, interleave: int, unroll: bool = False):
-    """The columns first to first + extent in tiles of at most 128."""
-    if interleave == 1:
-        for k in nk.blocks(extent, P, unroll=unroll):
-            yield FeatureTile(nk, k.index, k.size, k.start + first, 1)
-    else:
-        for b in nk.blocks(extent, P * interleave, unroll=unroll):
-            for j in nk.unrolled(interleave):
-                yield FeatureTile(nk, b.index * interleave + j, P, b.start + j + first, interleave)
 
 
 def load_weight(nk, w, rows, columns, interleave: int = 1):
@@ -216,7 +72,7 @@ class _Stream:
         self.nk, self.product, self.columns, self.depth = nk, product, columns, blocks.depth
         strip = product.strip
         self.whole = blocks.depth >= strip.extent
-        _ends_with_a_tile("depth", blocks.depth, strip.extent, strip.interleave)
+        ends_with_a_tile("depth", blocks.depth, strip.extent, strip.interleave)
         self.loaded = None
         if self.whole:
             self.loaded = [self._load(nk.block(piece.first, piece.size)) for piece in strip.pieces]
@@ -239,13 +95,6 @@ class _Stream:
                         yield tile, k.index, piece.tile, d.index * (self.depth // P) + k.index + piece.base, k.size
 
 
-def _ends_with_a_tile(what: str, size: int, extent: int, interleave: int) -> None:
-    if size < extent and size % (P * interleave):
-        raise PlanError(
-            f"a {what} of {size} does not end with a tile: expected a multiple of {P * interleave}, or all {extent}"
-        )
-
-
 def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, finish, interleave: int = 1) -> None:
     """(X W + bias)^T for a block of columns: W stationary, X^T moving.
 
@@ -256,7 +105,7 @@ def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, 
             128 (base + t) + p at [p, t], counted from `columns.start`; m is a block of rows.
         interleave: of the columns over the partitions, as in a strip.
     """
-    _ends_with_a_tile("width", blocks.width, columns.size, interleave)
+    ends_with_a_tile("width", blocks.width, columns.size, interleave)
     if blocks.partial and blocks.depth < products[0].strip.extent:
         _columns_by_parts(nk, products, columns, blocks, finish, interleave)
         return

@@ -20,7 +20,7 @@ buffers that let transfers overlap with work) and in PSUM, and there is none whe
 from dataclasses import dataclass, field
 
 from .errors import PlanError
-from .parts import Blocks, P
+from .tiling import Blocks, P
 
 
 ACTIVATIONS = ("silu", "gelu_tanh")

@@ -19,9 +19,9 @@ from itertools import product
 
 from .errors import PlanError
 from .machine import MACHINES, Machine
-from .parts import F, P, cut, tiles
 from .plan import ACTIVATIONS, MatmulPlan, Plan
 from .search import Search, Stage, strips
+from .tiling import F, P, cut, tiles
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from .machine import Machine
-from .parts import Blocks, F, P, cut, tiles
+from .tiling import Blocks, F, P, cut, tiles
 
 
 EFFICIENT_RUN = 2048  # bytes

@@ -26,15 +26,13 @@ from optimum_neuronmm.kernels.parts import (
     Product,
     columns_on_partitions,
     copying,
-    cut,
-    load_strip,
     project,
     project_by_parts,
-    regions,
     rows_on_partitions,
-    tiles,
 )
 from optimum_neuronmm.kernels.simulator import language as nl
+from optimum_neuronmm.kernels.strips import load_strip
+from optimum_neuronmm.kernels.tiling import cut, regions, tiles
 
 
 pytestmark = pytest.mark.simulation
