@@ -98,9 +98,9 @@ def _intermediate(nk, x, rows, gate, up, biases, activation, plan, x_transposed)
 
 
 def _last_product(nk, h: Strip, down, down_v, bias, plan) -> Product:
-    return (
-        Product(h, down, bias) if down_v is None else Product(project(nk, h, down, plan.stage("down_u")), down_v, bias)
-    )
+    if down_v is None:
+        return Product(h, down, bias)
+    return Product(project(nk, h, down, plan.stage("down_u")), down_v, bias)
 
 
 @kernel(mlp_reference, plan_mlp, absent=("gate_v", "up_v", "down_v"))
@@ -165,7 +165,6 @@ def mlp_decode(
     h = _intermediate(nk, x, rows, (gate, gate_v), (up, up_v), (gate_bias, up_bias), activation, plan, x_transposed)
     last = _last_product(nk, h, down, down_v, down_bias, plan)
     yT = nk.sbuf((P, tiles(H), M), x.dtype)
-
     columns_on_partitions(nk, [last], nk.block(0, H), plan.stage("down"), copying(nk, yT))
     out = nk.sbuf((P, H), x.dtype)
     for k in nk.blocks(H, P):

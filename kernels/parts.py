@@ -53,13 +53,14 @@ def load_weight(nk, w, rows, columns, interleave: int = 1):
 
 
 def load_bias(nk, bias, columns):
-    """A block of a bias on one partition, and the row of ones whose product with it adds it to every row."""
+    """A block of a bias, on one partition."""
     row = nk.sbuf((1, columns.size), bias.dtype)
     nk.load(to(row)[0:1, 0 : columns.size], bias.reshape((1, bias.shape[0]))[0:1, columns.ds])
     return row
 
 
 def ones_row(nk, size: int, dtype):
+    """A row of ones, whose product with a bias adds it to every row."""
     ones = nk.sbuf((1, size), dtype)
     nk.fill(to(ones)[0:1, 0:size], 1.0, (1, size))
     return ones

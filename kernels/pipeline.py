@@ -68,7 +68,7 @@ def _mlp_two_kernels(
     """
     arguments = dict(locals())
     shapes = {name: tensor.shape for name, tensor in arguments.items() if name in _TENSORS and tensor is not None}
-    check_mlp(shapes, x_transposed, activation)
+    check_mlp(shapes, x_transposed)
     halves = {
         "x": x,
         "gate": gate,

@@ -108,7 +108,7 @@ class Stage:
         bias = len(self.contractions) * b.width * self.itemsize if self.biased else 0
         ones = self.M * self.itemsize if self.biased else 0
         stored = b.width * self.itemsize if self.form == "rows" else b.group * self.stored
-        sums = 4 * tiles(self.N) * self.M if b.partial and not self._whole(b.depth) else 0
+        sums = 4 * tiles(self.N) * self.M if b.partial else 0
         single = weights + bias + ones + b.group * self.working + stored + sums
         # Sums that follow each other are emptied from one bank while the next are made in another.
         banks = 2 * len(self.contractions) if self._whole(b.depth) or b.partial else self._side_by_side(b.width)
@@ -121,9 +121,7 @@ class Stage:
             whole = self._whole(depth)
             if not whole and depth % (P * self.interleave) or self.produces > 1 and width % (P * self.produces):
                 continue
-            if not whole and self._side_by_side(width) <= 8:
-                yield Blocks(width, depth)
-            if self.form == "rows" and whole:
+            if not whole or self.form == "rows":
                 yield Blocks(width, depth)
             if self.form == "columns" and (whole or self.partial and single):
                 together = max(1, F // self.M)

@@ -97,7 +97,7 @@ def _numpy(value, name: str) -> np.ndarray:
             value = value.detach().cpu()
             bfloat16 = str(value.dtype) == "torch.bfloat16"
             return value.float().numpy().astype(language.bfloat16) if bfloat16 else value.numpy()
-        except (TypeError, RuntimeError, NotImplementedError) as error:
+        except (TypeError, RuntimeError) as error:  # a meta tensor, a data type of torch alone
             raise SimulationError(f"{name}: this torch tensor has no NumPy form: {error}") from error
     raise SimulationError(f"{name}: expected a NumPy array or a torch tensor, got {type(value).__name__}")
 
@@ -182,7 +182,7 @@ def simulate(
         kernel: one of `optimum_neuronmm.kernels`, or a plain function of the same form (it takes no plan of its own).
         args, kwargs: its tensors, as NumPy arrays (bfloat16 of ml_dtypes, or float32), and its settings. With `dry`, `Spec`s do.
         target: the machine whose limits apply.
-        cores: logical cores that share the work; each runs as one program. None: 1, or those of the plan.
+        cores: how many share the work; each runs as one program. None: 1, or those of the plan.
         plan: block sizes; without it the kernel's own.
         order: of the iterations of affine loops and of the programs: forward, reversed or shuffled (by `seed`).
         dry: no data; each loop body runs once and is counted by its trip count. Same trace, at the cost of the source's size.

@@ -45,13 +45,13 @@ def test_sums_that_are_made_side_by_side_have_a_bank_each(M):
     for b in stage.candidates():
         assert 1280 % b.width == 0
         if b.depth < 1024 and not b.partial:
-            assert b.width // 128 * -(-M // 512) <= 8 and b.group == 1
+            assert stage.held(b).banks == b.width // 128 * -(-M // 512) and b.group == 1
         else:
             assert b.group == 1 or b.group * M <= 512
         assert b.partial == (b.depth < 1024) or not b.partial
     stage = Stage("w", "rows", ((1024,),), 1280, M, 2)
     for b in stage.candidates():
-        assert b.depth >= 1024 or -(-M // 128) * -(-b.width // 512) <= 8
+        assert stage.held(b).banks == (2 if b.depth >= 1024 else -(-M // 128) * -(-b.width // 512))
         assert not b.partial
 
 
@@ -91,3 +91,16 @@ def test_decode_reads_weights_once_in_efficient_descriptors(rank):
     weights = 2 * 3 * rank * (H + I)
     assert weights < result.hbm_bytes <= 1.02 * weights
     assert result.trace.bytes_in_runs_of(2048) >= 0.95
+
+
+@pytest.mark.parametrize("form", ["columns", "rows"])
+def test_what_is_chosen_never_takes_more_banks_than_there_are(form):
+    machine = get_machine("trn1")
+    for M in (1, 512, 1024, 4096):
+        stage = Stage("w", form, ((8192,),), 4096, M, 2, partial=False)
+        for stays in (0, machine.sbuf_budget // 2, machine.sbuf_budget * 9 // 10):
+            blocks, held = stage.choose(machine, lambda b, stays=stays: stays) or (None, None)
+            assert blocks is None or (
+                held.banks <= machine.psum_banks and stays + held.buffered <= machine.sbuf_budget
+            )
+    assert stage.choose(machine, lambda b: 0) is not None
