@@ -13,7 +13,8 @@
 # limitations under the License.
 """The gated MLP of an LLM, each projection dense or in factors: its first half, the whole in one kernel, and for few rows.
 
-A projection comes as two tensors: U (K, r) and V (r, N), or the dense W (K, N) and None.
+A projection comes as two tensors: U (K, r) and V (r, N), or the dense W (K, N) and None. Where gate and up were
+factorised as one matrix, they share a U: gate brings it, and up comes as None and V.
 """
 
 from .beta1 import to
@@ -22,16 +23,18 @@ from .kernel import kernel
 from .low_rank import entered
 from .parts import Product, columns_on_partitions, copying, project, rows_on_partitions
 from .plan import shares
-from .planners import plan_mlp, plan_mlp_decode, plan_mlp_up
-from .reference import mlp_reference, mlp_up_reference
-from .strips import Piece, Strip
+from .planners import plan_gated_matmul, plan_mlp, plan_mlp_decode, plan_mlp_up
+from .reference import gated_matmul_reference, mlp_reference, mlp_up_reference
+from .strips import Piece, Strip, load_strip
 from .tiling import P, regions, tiles
 
 
 def gate_and_up(nk, x, rows, gate, up, biases, plan, x_transposed) -> list[Product]:
-    """The two products whose sums are gate and up, with X read once for both."""
-    factored = [(name, w) for name, (w, v) in (("gate_u", gate), ("up_u", up)) if v is not None]
-    strips, X = entered(nk, x, rows, [w for _, w in factored], plan, [name for name, _ in factored], x_transposed)
+    """The two products whose sums are gate and up, with X read once for both, and U as well where they share it."""
+    factored = [(name, u) for name, (u, v) in (("gate_u", gate), ("up_u", up)) if u is not None and v is not None]
+    strips, X = entered(nk, x, rows, [u for _, u in factored], plan, [name for name, _ in factored], x_transposed)
+    if up[0] is None:  # gate's U serves both
+        strips *= 2
     products = []
     for (w, v), bias in zip((gate, up), biases, strict=True):
         products.append(Product(X, w, bias) if v is None else Product(strips.pop(0), v, bias))
@@ -48,20 +51,66 @@ def activated(nk, sums, extent: int, m, activation: str, destination) -> None:
         nk.multiply(destination(p, t, count), part[0:p, 0:count, 0 : m.size], up[at])
 
 
-@kernel(mlp_up_reference, plan_mlp_up, absent=("gate_v", "up_v"))
+def store_gated(nk, products: list[Product], hT, rows, columns, activation: str, blocks) -> None:
+    """Stores (activation(gate) * up)^T, of the two products, to the rows and columns of hT (N, M) in HBM."""
+
+    def finish(sums, base, extent, m):
+        h = nk.sbuf((P, tiles(extent), m.size), hT.dtype)
+        activated(nk, sums, extent, m, activation, lambda p, t, n: to(h)[0:p, nk.ds(t, n), 0 : m.size])
+        here = nk.block(rows.start + m.start, m.size)
+        for p, t, count in regions(extent):
+            source = h[0:p, nk.ds(t, count), 0 : m.size]
+            nk.store_tiles(hT, source, columns.start + (base + t) * P, count, here, p)
+
+    columns_on_partitions(nk, products, columns, blocks, finish)
+
+
+@kernel(gated_matmul_reference, plan_gated_matmul)
+def gated_matmul(x_gate, gate, x_up, up, gate_bias=None, up_bias=None, *, activation="silu", x_transposed=False, plan):
+    """h^T = (activation(Xg G) * (Xu W))^T of two inputs: the first half of the MLP, from a collective on.
+
+    Where the factors of gate and up are spread over ranks, a gather gives every rank Xg = X Ug and Xu = X Uu, and its
+    own columns of Vg and Vu are G and W. A side that is dense has X and its weight. For one input of both sides, as a
+    shared U has it, `mlp_up` with dense weights computes the same and reads it once.
+
+    Dimensions: M rows, Kg and Ku contractions, N columns.
+    Args: x_gate (M, Kg) and x_up (M, Ku), or (Kg, M) and (Ku, M) if `x_transposed`; gate (Kg, N); up (Ku, N); biases
+        (N,) or None.
+    Returns: hT (N, M): transposed, as `low_rank_fused` and `matmul` with `x_transposed` read it.
+
+    Pseudocode:
+        for m in M by B_M:
+            load Xg[m] and Xu[m], transposed on the way in
+            for n in N by width: load G[:, n], W[:, n];  h^T[n] = activation(G[:, n]^T Xg^T) * (W[:, n]^T Xu^T)
+    """
+    nk = current()
+    (Kg, N), Ku = gate.shape, up.shape[0]
+    M = x_gate.shape[1 if x_transposed else 0]
+    hT = nk.output((N, M), dtype=x_gate.dtype, name="hT")
+    mine, columns = shares(nk, M, N, plan)
+    for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
+        Xg = load_strip(nk, x_gate, rows, nk.block(0, Kg), plan.chunk, x_transposed)
+        Xu = load_strip(nk, x_up, rows, nk.block(0, Ku), plan.chunk, x_transposed)
+        products = [Product(Xg, gate, gate_bias), Product(Xu, up, up_bias)]
+        store_gated(nk, products, hT, rows, columns, activation, plan.stage("expand"))
+    return hT
+
+
+@kernel(mlp_up_reference, plan_mlp_up, absent=("gate_v", "up", "up_v"))
 def mlp_up(x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activation="silu", x_transposed=False, plan):
     """h^T = (activation(X gate) * (X up))^T: the first half of the MLP, up to where tensor parallelism may cut.
 
     The paper's Algorithm 2 (NeuronMM, arXiv 2510.25977).
 
     Dimensions: M rows, H hidden, I intermediate, r rank.
-    Args: x (M, H), or (H, M) if `x_transposed`; gate, up: U (H, r) with V (r, I), or W (H, I) with None; biases (I,) or None.
+    Args: x (M, H), or (H, M) if `x_transposed`; gate, up: U (H, r) with V (r, I), or W (H, I) with None, and up also
+        None with V, as gate's U serves both; biases (I,) or None.
     Returns: hT (I, M): transposed, as `low_rank_fused` and `matmul` with `x_transposed` read it.
 
     Pseudocode:
         for m in M by B_M:
             load X[m], transposed on the way in
-            Ag^T = (X Ug)^T;  Au^T = (X Uu)^T
+            Ag^T = (X Ug)^T;  Au^T = (X Uu)^T, or Ag^T where U is shared
             for i in I by width: load Vg[:, i], Vu[:, i];  h^T[i] = activation(Vg[:, i]^T Ag^T) * (Vu[:, i]^T Au^T)
     """
     nk = current()
@@ -71,16 +120,7 @@ def mlp_up(x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activatio
     mine, columns = shares(nk, M, I, plan)
     for rows in nk.blocks(mine.size, plan.B_M, first=mine.start):
         products = gate_and_up(nk, x, rows, (gate, gate_v), (up, up_v), (gate_bias, up_bias), plan, x_transposed)
-
-        def finish(sums, base, extent, m, rows=rows):
-            h = nk.sbuf((P, tiles(extent), m.size), hT.dtype)
-            activated(nk, sums, extent, m, activation, lambda p, t, n: to(h)[0:p, nk.ds(t, n), 0 : m.size])
-            here = nk.block(rows.start + m.start, m.size)
-            for p, t, count in regions(extent):
-                source = h[0:p, nk.ds(t, count), 0 : m.size]
-                nk.store_tiles(hT, source, columns.start + (base + t) * P, count, here, p)
-
-        columns_on_partitions(nk, products, columns, plan.stage("expand"), finish)
+        store_gated(nk, products, hT, rows, columns, activation, plan.stage("expand"))
     return hT
 
 
@@ -103,7 +143,7 @@ def _last_product(nk, h: Strip, down, down_v, bias, plan) -> Product:
     return Product(project(nk, h, down, plan.stage("down_u")), down_v, bias)
 
 
-@kernel(mlp_reference, plan_mlp, absent=("gate_v", "up_v", "down_v"))
+@kernel(mlp_reference, plan_mlp, absent=("gate_v", "up", "up_v", "down_v"))
 def mlp(
     x, gate, gate_v, up, up_v, down, down_v, gate_bias=None, up_bias=None, down_bias=None, *,
     activation="silu", x_transposed=False, plan,
@@ -113,14 +153,15 @@ def mlp(
     The paper's Algorithm 3 (NeuronMM, arXiv 2510.25977), whose two kernels exchange h through HBM; here it stays in SBUF.
 
     Dimensions: M rows, H hidden, I intermediate, r rank.
-    Args: x (M, H), or (H, M) if `x_transposed`; gate, up: U (H, r) with V (r, I), or W (H, I) with None; down: U (I, r) with
-        V (r, H), or W (I, H) with None; biases (I,), (I,), (H,) or None.
+    Args: x (M, H), or (H, M) if `x_transposed`; gate, up: U (H, r) with V (r, I), or W (H, I) with None, and up also
+        None with V, as gate's U serves both; down: U (I, r) with V (r, H), or W (I, H) with None; biases (I,), (I,),
+        (H,) or None.
     Returns: y (M, H).
 
     Pseudocode:
         for m in M by B_M:
             load X[m], transposed on the way in
-            Ag^T = (X Ug)^T;  Au^T = (X Uu)^T
+            Ag^T = (X Ug)^T;  Au^T = (X Uu)^T, or Ag^T where U is shared
             h^T = activation(Vg^T Ag^T) * (Vu^T Au^T)        # SBUF
             Ad^T = Ud^T h^T
             Y[m] = (Ad^T)^T Vd
@@ -139,7 +180,7 @@ def mlp(
     return y
 
 
-@kernel(mlp_reference, plan_mlp_decode, absent=("gate_v", "up_v", "down_v"))
+@kernel(mlp_reference, plan_mlp_decode, absent=("gate_v", "up", "up_v", "down_v"))
 def mlp_decode(
     x, gate, gate_v, up, up_v, down, down_v, gate_bias=None, up_bias=None, down_bias=None, *,
     activation="silu", x_transposed=False, plan,
@@ -154,7 +195,8 @@ def mlp_decode(
 
     Pseudocode:
         load X, transposed on the way in
-        Ag^T = Ug^T X^T;  Au^T = Uu^T X^T;  h^T = activation(Vg^T Ag^T) * (Vu^T Au^T)
+        Ag^T = Ug^T X^T;  Au^T = Uu^T X^T, or Ag^T where U is shared
+        h^T = activation(Vg^T Ag^T) * (Vu^T Au^T)
         Ad^T = Ud^T h^T;  Y^T = Vd^T Ad^T
         Y = (Y^T)^T on the tensor engine
     """

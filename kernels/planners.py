@@ -84,12 +84,13 @@ class _Task:
             f"{self.name}: {why}: run it on one core, or compose the layer of low_rank_fused and matmul, which split N"
         )
 
-    def best(self, split: str, sizes: list[int], parts: list[int], flops: float, result: int, build: Callable) -> Plan:
-        """The plan of least predicted time over strips of `sizes` rows and X in `parts`.
+    def best(
+        self, M: int, split: str, sizes: list[int], parts: list[int], flops: float, result: int, build: Callable
+    ) -> Plan:
+        """The plan of least predicted time for M rows, over strips of `sizes` rows and X in `parts`.
 
         `build(search, part)` goes through the phases; `flops` and `result` (bytes) are those of one core.
         """
-        M, _ = self.rows()
         found = None
         for size, part in product(sizes, parts):
             search = Search(self.machine, self.itemsize, size)
@@ -148,7 +149,7 @@ def plan_matmul(
         search.load(K, 0, x_transposed)
         search.stage(Stage("w", "rows", ((K,),), n, search.M, task.itemsize, biased=biased), search.strip(K))
 
-    return task.best(split, _sizes(m, B_M), [0], 2 * m * K * n, m * n * task.itemsize, build)
+    return task.best(M, split, _sizes(m, B_M), [0], 2 * m * K * n, m * n * task.itemsize, build)
 
 
 def plan_low_rank(
@@ -176,7 +177,7 @@ def plan_low_rank(
             search.stage(stage, search.strip(r) if reload else sum(map(search.strip, contraction)))
 
     flops = 2 * m * r * (K + n)
-    return task.best(split, _sizes(m, B_M), _parts(K), flops, m * n * task.itemsize, build)
+    return task.best(M, split, _sizes(m, B_M), _parts(K), flops, m * n * task.itemsize, build)
 
 
 def plan_low_rank_sequential(
@@ -189,13 +190,18 @@ def plan_low_rank_sequential(
 
 @dataclass(frozen=True)
 class _Gated:
-    """The dimensions of a gated MLP: ranks of the factored gate and up by stage, and what each contracts over to reach I."""
+    """The dimensions of a gated MLP.
+
+    Attributes:
+        ranks: by the stage that multiplies X with a U.
+        sources: of gate and of up, the stage whose product is expanded to I: one where U is shared, None where dense.
+    """
 
     M: int
     H: int
     I: int  # noqa: E741
     ranks: dict[str, int]
-    contracted: tuple[int, int]
+    sources: tuple[str | None, str | None]
     biased: bool
 
 
@@ -207,14 +213,19 @@ def check_mlp(shapes: dict, x_transposed: bool = False) -> None:
 def _gated(task: _Task) -> _Gated:
     """The dimensions of an MLP, or of its first half where there is no `down`; checks that they agree."""
     shapes, (M, H) = task.shapes, task.rows()
-    ranks, widths, contracted = {}, [], []
+    if "up" not in shapes and not {"gate_v", "up_v"} <= set(shapes):
+        raise PlanError(
+            f"{task.name}: where up is None, gate's U serves both and gate_v and up_v are needed, got {task.listed}"
+        )
+    ranks, widths, sources = {}, [], []
     for side in ("gate", "up"):
-        w, v = shapes[side], shapes.get(f"{side}_v")
-        task.agree(**{f"columns_of_X_and_rows_of_{side}": (H, w[0])})
+        owner = side if side in shapes else "gate"  # of the U, or of W
+        w, v = shapes[owner], shapes.get(f"{side}_v")
+        task.agree(**{f"columns_of_X_and_rows_of_{owner}": (H, w[0])})
         if v is not None:
-            task.agree(**{f"columns_of_{side}_and_rows_of_{side}_v": (w[1], v[0])})
-            ranks[f"{side}_u"] = w[1]
-        contracted.append(H if v is None else w[1])
+            task.agree(**{f"columns_of_{owner}_and_rows_of_{side}_v": (w[1], v[0])})
+            ranks[f"{owner}_u"] = w[1]
+        sources.append(None if v is None else f"{owner}_u")
         widths.append((v or w)[1])
     task.agree(intermediate_sizes_of_gate_and_up=tuple(widths))
     I = widths[0]  # noqa: E741
@@ -226,7 +237,16 @@ def _gated(task: _Task) -> _Gated:
         task.agree(hidden_sizes_of_X_and_down=(H, (down_v or down)[1]))
         task.biased("down_bias", H)
     biased = [task.biased(f"{side}_bias", I) for side in ("gate", "up")]
-    return _Gated(M, H, I, ranks, tuple(contracted), any(biased))
+    return _Gated(M, H, I, ranks, tuple(sources), any(biased))
+
+
+def _expand(search: Search, contractions: tuple, columns: int, stored: bool, **how) -> Stage:
+    """Gate and up side by side, and h made of them; `stored`: it goes to HBM as it comes."""
+    rows = min(search.M, F)
+    return Stage(
+        "expand", "columns", contractions, columns, search.M, search.itemsize, working=4 * rows,
+        stored=search.itemsize * rows if stored else 0, **how,
+    )  # fmt: skip
 
 
 def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
@@ -235,7 +255,7 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
     M, H, I, entering = gated.M, gated.H, gated.I, gated.ranks  # noqa: E741
     split = task.split(M, I, {None: "MN", "rows": "M", "columns": ""}[form])
     m, i = (M // task.cores, I) if split == "M" else (M, I // task.cores)
-    dense = len(entering) < 2
+    dense = None in gated.sources
 
     def build(search: Search, part: int) -> None:
         if form == "columns":  # weights are read once: short rows are worth joining
@@ -244,24 +264,24 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
         made = search.enter(H, entering, task.transposed, part, keep=dense)
         if not search.fits:
             return
-        contractions = tuple(made.get(f"{side}_u", (H,)) for side in ("gate", "up"))
+        contractions = tuple(made.get(source, (H,)) for source in gated.sources)
         stays = sum(search.strip(k) for parts in made.values() for k in parts) + (search.strip(H) if dense else 0)
         h = 0 if form is None else search.strip(I)
         same_rank = not dense and len(set(entering.values())) == 1
-        stage = Stage(
-            "expand", "columns", contractions, i, search.M, s, exact=("depth",) if same_rank else (),
-            working=4 * min(search.M, F), stored=s * min(search.M, F) if form is None else 0, biased=gated.biased,
+        stage = _expand(
+            search, contractions, i, stored=form is None, exact=("depth",) if same_rank else (), biased=gated.biased,
             interleave=search.interleave_x if dense else 1, produces=search.interleave_h,
         )  # fmt: skip
         if search.stage(stage, stays + h) and form is not None:
             _build_down(search, shapes, I, H, form)
 
-    flops = 2 * m * (sum(r * H for r in entering.values()) + i * sum(gated.contracted))
+    contracted = sum(entering.get(source, H) for source in gated.sources)
+    flops = 2 * m * (sum(r * H for r in entering.values()) + i * contracted)
     if form is not None:
         flops += 2 * m * (shapes["down"][1] * (I + H) if "down_v" in shapes else I * H)
     sizes = [m] if form == "columns" else _sizes(m, B_M)
     result = m * (i if form is None else H) * s
-    return task.best(split, sizes, [0] if dense else _parts(H), flops, result, build)
+    return task.best(M, split, sizes, [0] if dense else _parts(H), flops, result, build)
 
 
 def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None:  # noqa: E741
@@ -283,6 +303,33 @@ def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None
     search.stage(stage, stays + result)
     if form == "columns":
         search.hold(result + H * s)
+
+
+def plan_gated_matmul(
+    shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False,
+    B_M: int | None = None,
+) -> Plan:  # fmt: skip
+    """Blocks of activation(Xg G) * (Xu W), whatever the activation, with strips of both inputs resident."""
+    task = _Task("gated X W", shapes, dtype, machine, cores, x_transposed)
+    (M, Kg), (Mu, Ku), (_, N) = task.rows("x_gate"), task.rows("x_up"), shapes["gate"]
+    task.agree(
+        rows_of_x_gate_and_x_up=(M, Mu),
+        columns_of_x_gate_and_rows_of_gate=(Kg, shapes["gate"][0]),
+        columns_of_x_up_and_rows_of_up=(Ku, shapes["up"][0]),
+        columns_of_gate_and_up=(N, shapes["up"][1]),
+    )
+    biased = [task.biased(f"{side}_bias", N) for side in ("gate", "up")]
+    split = task.split(M, N)
+    m, n = (M // cores, N) if split == "M" else (M, N // cores)
+
+    def build(search: Search, part: int) -> None:
+        search.load(Kg, 0, x_transposed)
+        search.load(Ku, search.strip(Kg), x_transposed)
+        exact = ("depth",) if Kg == Ku else ()
+        stage = _expand(search, ((Kg,), (Ku,)), n, stored=True, exact=exact, biased=any(biased))
+        search.stage(stage, search.strip(Kg) + search.strip(Ku))
+
+    return task.best(M, split, _sizes(m, B_M), [0], 2 * m * (Kg + Ku) * n, m * n * task.itemsize, build)
 
 
 def plan_mlp_up(

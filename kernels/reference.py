@@ -14,7 +14,8 @@
 """What the kernels compute, in torch: the twins that every implementation is compared with.
 
 Dimensions: M rows (tokens), H hidden size, I intermediate size, r rank; K and N the sides of a projection.
-A projection is two tensors: U (K, r) and V (r, N), or the dense W (K, N) and None.
+A projection is two tensors: U (K, r) and V (r, N), or the dense W (K, N) and None. Those of up may also be None and V:
+gate's U serves both.
 """
 
 import torch
@@ -53,12 +54,26 @@ def low_rank_matmul(x, u, v, bias=None, *, x_transposed: bool = False) -> torch.
     return _plus((_rows(x, x_transposed) @ u) @ v, bias)
 
 
+def _gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
+    return (ACTIVATIONS[activation](gate) * up).T
+
+
+def gated_matmul_reference(
+    x_gate, gate, x_up, up, gate_bias=None, up_bias=None, *, activation: str = "silu", x_transposed: bool = False
+) -> torch.Tensor:
+    """h^T (N, M) = (activation(Xg G) * (Xu W))^T of Xg (M, Kg), G (Kg, N), Xu (M, Ku) and W (Ku, N)."""
+    sides = (x_gate, gate, gate_bias), (x_up, up, up_bias)
+    return _gated(*(matmul_reference(*side, x_transposed=x_transposed) for side in sides), activation)
+
+
 def mlp_up_reference(
     x, gate, gate_v, up, up_v, gate_bias=None, up_bias=None, *, activation: str = "silu", x_transposed: bool = False
 ) -> torch.Tensor:
     """h^T (I, M) = (activation(X gate) * (X up))^T. NeuronMM (arXiv 2510.25977), Algorithm 2."""
     x = _rows(x, x_transposed)
-    return (ACTIVATIONS[activation](_project(x, gate, gate_v, gate_bias)) * _project(x, up, up_v, up_bias)).T
+    if up is None and up_v is not None:
+        up = gate
+    return _gated(_project(x, gate, gate_v, gate_bias), _project(x, up, up_v, up_bias), activation)
 
 
 def mlp_reference(

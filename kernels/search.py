@@ -199,19 +199,20 @@ class Search:
         return blocks
 
     def load(self, features: int, stays: int, transposed: bool) -> None:
-        """The transfer of a strip of activations beside what stays; settles the features of one transfer."""
+        """The transfer of a strip of activations beside what stays; settles the features of one transfer of all."""
         s, strip = self.itemsize, self.strip(features)
         if transposed:
-            self.chunk = features
+            chunk = features
             self.hold(stays + strip)
             run = self.M * s
         else:
-            for self.chunk in (4096, 2048, 1024, F):
-                raw = min(self.chunk, features) * s
+            for chunk in (4096, 2048, 1024, F):
+                raw = min(chunk, features) * s
                 if stays + strip + 2 * raw <= self.machine.sbuf_budget:
                     break
             self.hold(stays, Held(strip + raw, strip + 2 * raw, 1))
             run = raw
+        self.chunk = min(self.chunk or chunk, chunk)
         self.moved += moved(self.M * features * s, run)
 
     def enter(
@@ -232,6 +233,8 @@ class Search:
                 # The last piece of the product is written when X was read for the last time, unless its tiles follow each other.
                 early = needed or b.depth >= K and (tiles(b.width) > b.group or self.M > F)
                 late = 0 if early else self.strip(cut(r, b.width)[-1])
+                if b.partial:  # its float32 sums are still there then: X alone makes room
+                    late = min(late, X)
                 return X + done + self.strip(r) - late
 
             stage = Stage(
@@ -249,10 +252,9 @@ class Search:
         self, K: int, weights: dict[str, int], transposed: bool, part: int
     ) -> dict[str, tuple[int, ...]]:
         sums = sum(tiles(r) * self.M * 4 for r in weights.values())
-        chunk = part
         for size in cut(K, part):
             self.load(size, sums, transposed)
-            chunk = min(chunk, self.chunk)
+        self.chunk = min(self.chunk, part)
         for name, r in weights.items():
             stage = Stage(name, "columns", ((part,),), r, self.M, self.itemsize, exact=("width",), partial=False)
             before = self.moved
@@ -261,7 +263,6 @@ class Search:
                 return {}
             self.moved = before + stage.cost(blocks) * K / part
             self.vector += (len(cut(K, part)) + 1.5) * tiles(r) * self.M
-        self.chunk = chunk
         self.hold(sums + sum(self.strip(r) for r in weights.values()))
         return {name: (r,) for name, r in weights.items()}
 

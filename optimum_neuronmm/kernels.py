@@ -27,7 +27,7 @@ __path__ = [str(folder) for folder in (_HERE / "kernels", _HERE.parent / "kernel
 _EXPORTS = {
     "dense": ("matmul", "matmul_blocked", "matmul_tiled"),
     "low_rank": ("low_rank_fused", "low_rank_naive", "low_rank_sequential"),
-    "gated_mlp": ("mlp", "mlp_decode", "mlp_up"),
+    "gated_mlp": ("gated_matmul", "mlp", "mlp_decode", "mlp_up"),
     "pipeline": ("Pipeline", "mlp_two_kernels"),
     "kernel": ("KERNELS", "Kernel", "Spec"),
     "plan": ("MatmulPlan", "Plan"),

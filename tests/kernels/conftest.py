@@ -28,6 +28,7 @@ NAMES = (
     "matmul_tiled",
     "matmul_blocked",
     "matmul",
+    "gated_matmul",
     "low_rank_sequential",
     "low_rank_naive",
     "low_rank_fused",
@@ -42,11 +43,23 @@ def _torch(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float64)).to(dtype)
 
 
+def is_input(key: str) -> bool:
+    """Whether a tensor of this name holds activations."""
+    return key.startswith("x")
+
+
+def with_rows(x: np.ndarray, more: int, across: bool, rng) -> np.ndarray:
+    """Activations with so many random rows added."""
+    shape = (len(x), more) if across else (more, x.shape[1])
+    return np.concatenate([x, rng.standard_normal(shape).astype(x.dtype)], axis=1 if across else 0)
+
+
 class Bench:
     """Runs kernels of a package in its simulator.
 
-    Sizes of a case are M, K, r, N: for an MLP K is the hidden and N the intermediate size. `factored` has an `f` (U V) or a
-    `d` (W) for each of gate, up and down; their ranks are r, r + 1 and r.
+    Sizes of a case are M, K, r, N: for an MLP K is the hidden and N the intermediate size; the inputs of `gated_matmul`
+    have K and r columns. `factored` has an `f` (U V) or a `d` (W) for each of gate, up and down, or an `s` (gate's U
+    and a V) for up; their ranks are r, r + 1 (r with an `s`) and r.
     """
 
     def __init__(self, package):
@@ -62,12 +75,20 @@ class Bench:
             return {"xT": (K, M), "w": (K, N)}
         if name == "matmul":
             return {"x": x, "w": (K, N), **({"bias": (N,)} if bias else {})}
+        if name == "gated_matmul":
+            x_up = (r, M) if x_transposed else (M, r)
+            biases = {"gate_bias": (N,), "up_bias": (N,)} if bias else {}
+            return {"x_gate": x, "gate": (K, N), "x_up": x_up, "up": (r, N), **biases}
         if name.startswith("low_rank"):
             return {"x": x, "u": (K, r), "v": (r, N), **({"bias": (N,)} if bias else {})}
         shapes, sides = {"x": x}, [("gate", K, r, N), ("up", K, r + 1, N), ("down", N, r, K)]
         for (side, inner, rank, outer), how in zip(sides[: 2 if name == "mlp_up" else 3], factored, strict=False):
-            factors = {side: (inner, rank), f"{side}_v": (rank, outer)} if how == "f" else {side: (inner, outer)}
-            shapes |= factors | ({f"{side}_bias": (outer,)} if bias else {})
+            forms = {
+                "f": {side: (inner, rank), f"{side}_v": (rank, outer)},
+                "d": {side: (inner, outer)},
+                "s": {f"{side}_v": (r, outer)},
+            }
+            shapes |= forms[how] | ({f"{side}_bias": (outer,)} if bias else {})
         return shapes
 
     def call(self, name, shapes: dict, make) -> dict:
@@ -79,7 +100,7 @@ class Bench:
         rng, numpy_dtype = np.random.default_rng(seed), DTYPES[dtype][0]
 
         def make(key, shape):
-            scale = 1.0 if key in ("x", "xT") or len(shape) == 1 else shape[0] ** -0.5
+            scale = 1.0 if is_input(key) or len(shape) == 1 else shape[0] ** -0.5
             return (scale * rng.standard_normal(shape)).astype(numpy_dtype)
 
         return self.call(name, self.shapes(name, *sizes, **options), make)
@@ -108,14 +129,14 @@ class Bench:
         exact = self.twin(name, tensors, torch.float64, **settings)
         assert output.shape == exact.shape
         error = np.abs(output.astype(np.float64) - exact).max()
-        key = next(iter(tensors))
-        across = key == "xT" or settings.get("x_transposed", False)
-        x = tensors[key].T if across else tensors[key]
-        dtype, more = DTYPES[str(x.dtype)][1], -(-SAMPLE * len(x) // exact.size) - len(x)
+        inputs = [key for key in tensors if is_input(key)]
+        across = "xT" in inputs or settings.get("x_transposed", False)
+        x = tensors[inputs[0]]
+        M, dtype = x.shape[1 if across else 0], DTYPES[str(x.dtype)][1]
+        more = -(-SAMPLE * M // exact.size) - M
         if more > 0:
-            rows = np.random.default_rng(1).standard_normal((more, x.shape[1])).astype(x.dtype)
-            x = np.concatenate([x, rows])
-            tensors = {**tensors, key: np.ascontiguousarray(x.T) if across else x}
+            rng = np.random.default_rng(1)
+            tensors = {**tensors, **{key: with_rows(tensors[key], more, across, rng) for key in inputs}}
             exact = self.twin(name, tensors, torch.float64, **settings)
         return error, np.abs(self.twin(name, tensors, dtype, **settings) - exact).max()
 

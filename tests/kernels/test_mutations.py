@@ -116,6 +116,18 @@ MUTANTS = {
     "mlp: no bias of a dense down": ("gated_mlp.py", "Product(h, down, bias)", "Product(h, down)"),
     "mlp: no bias of a factored side": ("gated_mlp.py", "Product(strips.pop(0), v, bias)", "Product(strips.pop(0), v)"),
     "mlp: the strips of gate and up exchanged": ("gated_mlp.py", "strips.pop(0)", "strips.pop()"),
+    "mlp: a shared U serves the gate alone": ("gated_mlp.py", "u is not None and v is not None", "v is not None"),
+    "mlp: the V of the gate for both": ("gated_mlp.py", "zip((gate, up), biases", "zip((gate, (up[0], gate[1])), biases"),
+    "gated: the input of the gate for both": ("gated_mlp.py", "Product(Xu, up, up_bias)", "Product(Xg, up, up_bias)"),
+    "gated: the inputs exchanged": ("gated_mlp.py", "[Product(Xg, gate, gate_bias), Product(Xu, up, up_bias)]", "[Product(Xu, gate, gate_bias), Product(Xg, up, up_bias)]"),
+    "gated: gate and up exchanged": ("gated_mlp.py", "[Product(Xg, gate, gate_bias), Product(Xu, up, up_bias)]", "[Product(Xu, up, up_bias), Product(Xg, gate, gate_bias)]"),
+    "gated: the input of up from that of the gate": ("gated_mlp.py", "load_strip(nk, x_up, rows", "load_strip(nk, x_gate, rows"),
+    "gated: no bias of the gate": ("gated_mlp.py", "Product(Xg, gate, gate_bias)", "Product(Xg, gate)"),
+    "gated: no bias of up": ("gated_mlp.py", "Product(Xu, up, up_bias)", "Product(Xu, up)"),
+    "gated: inputs as if they were not transposed": ("gated_mlp.py", "plan.chunk, x_transposed)", "plan.chunk, False)"),
+    "gated: silu whatever the activation": ("gated_mlp.py", "columns, activation, plan.stage", 'columns, "silu", plan.stage'),
+    "gated: rows of the first strip": ("gated_mlp.py", "nk.block(rows.start + m.start, m.size)", "nk.block(m.start, m.size)"),
+    "gated: rows of the first block of a strip": ("gated_mlp.py", "nk.block(rows.start + m.start, m.size)", "nk.block(rows.start, m.size)"),
     "mlp: columns of the first core": ("gated_mlp.py", "columns.start + (base + t) * P", "(base + t) * P"),
     "decode: the first tile for all": ("gated_mlp.py", "yT[0 : k.size, k.index, 0:M]", "yT[0 : k.size, 0, 0:M]"),
     "tiled: the last row of the contraction is lost": ("dense.py", "for k in nk.blocks(K, P):\n                tile", "for k in nk.blocks(K - 1, P):\n                tile"),
@@ -187,6 +199,22 @@ def first_half_on_two_cores(bench):
     bench.run("mlp_up", tensors, plan=plan)
 
 
+def two_inputs(bench):
+    """Of the same size, so that they fit in each other's place; on cores, in strips, and more rows than a bank takes."""
+    for M, across, cores in ((17, True, 2), (600, False, 1)):
+        called = {"x_transposed": across, "activation": "gelu_tanh"}
+        tensors = bench.tensors("gated_matmul", M, 140, 140, 300, bias=True, x_transposed=across)
+        bench.run("gated_matmul", tensors, called, cores=cores)
+    tensors = bench.tensors("gated_matmul", 130, 260, 130, 300, bias=True)
+    plan = bench.blocked("gated_matmul", tensors, B_M=128, chunk=128, stages={"expand": (256, 128, 1)})
+    bench.run("gated_matmul", tensors, plan=plan)
+
+
+def shared_u(bench):
+    tensors = bench.tensors("mlp_up", 20, 200, 130, 140, bias=True, factored="fs")
+    bench.run("mlp_up", tensors)
+
+
 def whole_mlp(bench):
     tensors = bench.tensors("mlp", 20, 140, 130, 300, bias=True)
     down = {"down_u": (130, 128, 2), "down": (140, 128, 1)}
@@ -228,6 +256,8 @@ CHECKS = (
     low_rank_in_pieces,
     low_rank_by_parts,
     first_half_on_two_cores,
+    two_inputs,
+    shared_u,
     baselines,
     low_rank_streamed,
     sums_of_every_kind,

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.simulation
 
 MLPS = ("mlp_up", "mlp", "mlp_decode", "mlp_two_kernels")
 BASELINES = ("matmul_tiled", "matmul_blocked")
+FACTORED = ("fff", "ffd", "fdf", "fdd", "dff", "dfd", "ddf", "ddd", "fsf", "fsd")  # see `Bench`
 SHAPES = (  # M, K, r, N
     (1, 1, 1, 1),
     (1, 127, 5, 129),
@@ -43,7 +44,7 @@ def variants(kernel):
     """(options of the tensors, settings of the call) of a kernel."""
     if kernel in BASELINES:
         return [({}, {})]
-    if kernel in MLPS:
+    if kernel in (*MLPS, "gated_matmul"):
         return [
             ({"bias": bias, "x_transposed": across}, {"x_transposed": across, "activation": activation})
             for bias, across, activation in VARIANTS
@@ -60,7 +61,7 @@ def same_bits(a, b) -> bool:
 
 
 def test_these_are_all_the_kernels(kernel):
-    assert mlp_two_kernels.name in KERNELS and kernel in KERNELS and len(KERNELS) == 10
+    assert mlp_two_kernels.name in KERNELS and kernel in KERNELS and len(KERNELS) == 11
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -72,12 +73,19 @@ def test_ragged_shapes(bench, kernel, sizes, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("factored", ["fff", "ffd", "fdf", "fdd", "dff", "dfd", "ddf", "ddd"])
+@pytest.mark.parametrize("factored", FACTORED)
 @pytest.mark.parametrize("mlp", MLPS)
 def test_dense_and_factored_projections_mix(bench, mlp, factored, dtype):
     for bias in (False, True):
         tensors = bench.tensors(mlp, 100, 200, 140, 300, dtype=dtype, factored=factored, bias=bias)
         bench.run(mlp, tensors, {"activation": "gelu_tanh" if bias else "silu"})
+
+
+@pytest.mark.parametrize("missing", ["gate_bias", "up_bias"])
+@pytest.mark.parametrize(("kernel_of", "factored"), [("mlp_up", "fs"), ("gated_matmul", "")])
+def test_a_bias_of_the_first_half_may_be_absent_alone(bench, kernel_of, factored, missing):
+    tensors = bench.tensors(kernel_of, 60, 150, 130, 200, bias=True, factored=factored)
+    bench.run(kernel_of, {**tensors, missing: None})
 
 
 @pytest.mark.parametrize("missing", ["gate_bias", "up_bias", "down_bias"])
@@ -102,6 +110,9 @@ BLOCKINGS = {
     "dense whole": (("matmul",), {"B_M": 256, "chunk": 512, "stages": {"w": (256, 700, 1)}}),
     "dense streamed": (("matmul",), {"B_M": 256, "chunk": 512, "stages": {"w": (384, 128, 2)}}),
     "sums": (("matmul_blocked",), {"rows": 256, "B_M": 128, "B_K": 256, "B_N": 520}),
+    "gated whole": (("gated_matmul",), {"B_M": 256, "chunk": 512, "stages": {"expand": (384, 700, 1)}}),
+    "gated streamed": (("gated_matmul",), {"B_M": 128, "chunk": 128, "stages": {"expand": (256, 128, 2)}}),
+    "gated, up whole": (("gated_matmul",), {"B_M": 256, "chunk": 512, "stages": {"expand": (256, 384, 1)}}),
     "up": (
         ("mlp_up",),
         {
@@ -125,6 +136,34 @@ BLOCKINGS = {
             "part": 256,
             "chunk": 256,
             "stages": {"gate_u": (128, 128, 1), "up_u": (128, 256, 1), "expand": (256, 258, 1)},
+        },
+    ),
+    "shared": (
+        ("mlp_up",),
+        {"factored": "fs", "B_M": 128, "chunk": 512, "stages": {"gate_u": (128, 256, 1), "expand": (256, 128, 2)}},
+    ),
+    "shared parts": (
+        ("mlp_up",),
+        {
+            "factored": "fs",
+            "B_M": 256,
+            "part": 256,
+            "chunk": 256,
+            "stages": {"gate_u": (128, 128, 1), "expand": (384, 257, 1)},
+        },
+    ),
+    "shared mlp": (
+        ("mlp", "mlp_decode"),
+        {
+            "factored": "fsf",
+            "B_M": 128,
+            "chunk": 512,
+            "stages": {
+                "gate_u": (257, 128, 3, True),
+                "expand": (256, 257, 2),
+                "down_u": (128, 256, 1),
+                "down": (384, 257, 1),
+            },
         },
     ),
     "mlp": (
@@ -178,8 +217,11 @@ def blocked(bench, kernel, blocks, dtype, bias=True, x_transposed=False):
     options, called = {"bias": bias, "x_transposed": x_transposed}, {"x_transposed": x_transposed}
     options, called = ({}, {}) if kernel in BASELINES else (options, called)
     sizes = at_most_128_rows(kernel, (700 if blocks == "tall" else 300, 700, 257, 600))
+    how = dict(BLOCKINGS[blocks][1])
+    if "factored" in how:
+        options = {**options, "factored": how.pop("factored")}
     tensors = bench.tensors(kernel, *sizes, dtype=dtype, **options)
-    return tensors, called, bench.blocked(kernel, tensors, settings=called, **BLOCKINGS[blocks][1])
+    return tensors, called, bench.blocked(kernel, tensors, settings=called, **how)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -216,7 +258,7 @@ def test_the_order_and_unrolling_with_the_kernels_own_blocks(bench, kernel, orde
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("factored", ["fff", "ffd", "fdf", "dff", "ddd"])
+@pytest.mark.parametrize("factored", ["fff", "ffd", "fdf", "dff", "ddd", "fsf", "fsd"])
 def test_decoding_joins_short_rows_of_weights(bench, factored, dtype):
     for sizes in ((3, 256, 20, 1024), (128, 512, 130, 256), (1, 1024, 300, 768)):
         for bias, across in ((True, False), (False, True)):
@@ -294,6 +336,30 @@ def test_cores_share_the_columns_where_rows_are_few_or_odd(bench, kernel, cores)
         }
 
 
+@pytest.mark.parametrize(("M", "split"), [(258, "M"), (17, "N")])
+def test_cores_share_the_first_half_of_an_mlp_with_a_shared_u(bench, M, split):
+    tensors = bench.tensors("mlp_up", M, 200, 130, 300, bias=True, factored="fs")
+    for order in ("forward", "reversed"):
+        assert bench.run("mlp_up", tensors, cores=2, order=order).plan.split == split
+
+
+def test_a_shared_u_gives_the_bits_of_two_equal_ones(bench):
+    shared = bench.tensors("mlp_up", 130, 300, 128, 260, factored="fs")
+    twice = {**shared, "up": shared["gate"]}
+    assert same_bits(bench.run("mlp_up", shared).outputs[0], bench.run("mlp_up", twice).outputs[0])
+
+
+@pytest.mark.parametrize("M", [1, 130])
+def test_the_gated_product_continues_where_the_factors_were_gathered(bench, M):
+    """X U of gate and of up by themselves, as after a collective, then the gated product: the bits of `mlp_up`."""
+    whole = bench.tensors("mlp_up", M, 300, 128, 260, bias=True)
+    names = {"gate_v": "gate", "up_v": "up", "gate_bias": "gate_bias", "up_bias": "up_bias"}
+    tensors = {new: whole[old] for old, new in names.items()}
+    for side in ("gate", "up"):
+        (tensors[f"x_{side}"],) = bench.package.simulate(bench.kernel("matmul"), whole["x"], whole[side]).outputs
+    assert same_bits(bench.run("gated_matmul", tensors).outputs[0], bench.run("mlp_up", whole).outputs[0])
+
+
 def test_the_whole_mlp_on_two_cores_takes_an_even_number_of_rows(bench):
     for M in (2, 100):
         assert bench.run("mlp", bench.tensors("mlp", M, 150, 70, 200, bias=True), cores=2).plan.split == "M"
@@ -355,7 +421,7 @@ def near_tiles(largest: int):
     dtype=st.sampled_from(["bfloat16", "float32"]),
     bias=st.booleans(),
     across=st.booleans(),
-    factored=st.text("fd", min_size=3, max_size=3),
+    factored=st.sampled_from(FACTORED),
     order=st.sampled_from(["forward", "reversed", "shuffled"]),
     activation=st.sampled_from(["silu", "gelu_tanh"]),
 )
@@ -363,7 +429,7 @@ def test_any_shape(bench, kernel, M, K, r, N, dtype, bias, across, factored, ord
     options, called = {"bias": bias, "x_transposed": across}, {"x_transposed": across}
     if kernel in BASELINES:
         options, called = {}, {}
-    if kernel in MLPS:
+    if kernel in (*MLPS, "gated_matmul"):
         options, called = {**options, "factored": factored}, {**called, "activation": activation}
     M, *others = at_most_128_rows(kernel, (M, K, r, N))
     bench.run(kernel, bench.tensors(kernel, M, *others, dtype=dtype, **options), called, order=order)

@@ -19,7 +19,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from optimum_neuronmm.kernels import Blocks, PlanError, Spec, mlp, mlp_decode, mlp_two_kernels, simulate
+from optimum_neuronmm.kernels import (
+    Blocks,
+    PlanError,
+    Spec,
+    gated_matmul,
+    mlp,
+    mlp_decode,
+    mlp_two_kernels,
+    simulate,
+)
 from optimum_neuronmm.kernels.beta1 import to
 from optimum_neuronmm.kernels.dialect import current
 from optimum_neuronmm.kernels.parts import (
@@ -256,8 +265,11 @@ def test_every_accumulation_lies_in_an_affine_loop(M):
     H, I, r = 200, 300, 130  # noqa: E741
     U, V = Spec((H, r)), Spec((r, I))
     tensors = Spec((M, H)), U, V, U, V, Spec((I, r)), Spec((r, H)), Spec((I,)), Spec((I,)), Spec((H,))
+    shared = *tensors[:3], None, *tensors[4:]
     kernels = [mlp, mlp_decode, mlp_two_kernels] if M <= 128 else [mlp, mlp_two_kernels]
-    for kernel in kernels:
-        trace = simulate(kernel, *tensors, dry=True).trace
+    calls = [(kernel, given) for kernel in kernels for given in (tensors, shared)]
+    calls.append((gated_matmul, (Spec((M, H)), Spec((H, I)), Spec((M, r)), V, Spec((I,)), Spec((I,)))))
+    for kernel, given in calls:
+        trace = simulate(kernel, *given, dry=True).trace
         products = [(i, loop) for i, loop in innermost(trace.body) if i.name == "nc_matmul"]
         assert products and all(i.accumulate and loop.kind == "affine" for i, loop in products)

@@ -20,6 +20,7 @@ import pytest
 from optimum_neuronmm.kernels import (
     PlanError,
     Spec,
+    gated_matmul,
     get_machine,
     low_rank_fused,
     low_rank_naive,
@@ -91,6 +92,36 @@ def test_blocks_divide_the_rank_of_an_mlp(model, rows):
         assert r % stages[stage].depth == 0
 
 
+@pytest.mark.parametrize("model", MLPS)
+@pytest.mark.parametrize("rows", [1, 16, 128, 500, 512, 4096])
+def test_blocks_divide_the_rank_where_u_is_shared_and_after_a_collective(model, rows):
+    H, I, r = MLPS[model]  # noqa: E741
+    U, V = Spec((H, r)), Spec((r, I))
+    stages = mlp_up.plan(Spec((rows, H)), U, V, None, V).stages
+    assert set(stages) == {"gate_u", "expand"}
+    assert r % stages["gate_u"].width == 0 and r % stages["expand"].depth == 0
+    stages = gated_matmul.plan(Spec((rows, r)), V, Spec((rows, r)), V).stages
+    assert set(stages) == {"expand"} and r % stages["expand"].depth == 0
+
+
+@pytest.mark.parametrize(("Kg", "Ku"), [(6144, 4096), (4096, 6144)])
+def test_a_transfer_of_either_input_fits_beside_both_strips(Kg, Ku):
+    """The input of the gate comes first, when there is still room for longer transfers than later."""
+    shapes = (512, Kg), (Kg, 256), (512, Ku), (Ku, 256)
+    tensors = [Spec(shape, "float32") for shape in shapes]
+    plan = gated_matmul.plan(*tensors, options={"B_M": 512})
+    result = simulate(gated_matmul, *tensors, plan=plan, dry=True)
+    assert plan.chunk == 1024 and result.sbuf_peak <= plan.sbuf_buffered and not result.spills
+
+
+def test_a_plan_of_two_u_is_not_one_of_a_shared_u():
+    two = gated(64, 256, 512, 128)
+    shared = (*two[:3], None, *two[4:])
+    with pytest.raises(PlanError, match="the plan is for tensors .*'up'.*, and this call has"):
+        simulate(mlp, *shared, plan=mlp.plan(*two), dry=True)
+    assert mlp.plan(*shared).sbuf_buffered <= mlp.plan(*two).sbuf_buffered
+
+
 def test_a_rank_of_a_prime_number_of_tiles_still_gets_wide_blocks_and_one_strip():
     plan = mlp.plan(*gated(500, 2560, 9728, 13 * 128))
     assert plan.B_M == 500 and plan.stages["down_u"].width == 13 * 128
@@ -153,6 +184,9 @@ def test_cores_share_rows_where_each_gets_a_tile_of_them(M, N, cores, split):
         (low_rank_fused, (Spec((0, 5)), Spec((5, 2)), Spec((2, 3))), 1, "dimensions must be positive"),
         (matmul, (Spec((4, 5)), Spec((6, 2))), 1, "columns of X and rows of W must agree"),
         (matmul_blocked, (Spec((4, 5)), Spec((6, 2))), 1, "rows of X transposed and rows of W must agree"),
+        (mlp_up, (Spec((4, 8)), Spec((8, 6)), None, None, Spec((6, 5))), 1, "where up is None, gate's U serves both and gate_v"),
+        (mlp_up, (Spec((4, 8)), Spec((8, 2)), Spec((2, 6)), None, Spec((2, 5))), 1, "intermediate sizes of gate and up must agree"),
+        (gated_matmul, (Spec((4, 8)), Spec((8, 6)), Spec((5, 3)), Spec((3, 6))), 1, "rows of x gate and x up must agree, got 4 and 5"),
         (mlp_up, (Spec((4, 8)), Spec((8, 6)), None, Spec((8, 5)), None), 1, "intermediate sizes of gate and up must agree"),
         (mlp, (Spec((4, 8)), Spec((8, 6)), None, Spec((8, 6)), None, Spec((5, 8)), None), 1, "intermediate size and rows of down"),
         (mlp, (Spec((4, 8)), Spec((8, 6)), None, Spec((8, 6)), None, Spec((6, 9)), None), 1, "hidden sizes of X and down"),

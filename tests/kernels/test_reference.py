@@ -16,11 +16,13 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Gemma2Config, LlamaConfig
+from transformers import Gemma2Config, LlamaConfig, Phi3Config
 from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
 from optimum_neuronmm.kernels.reference import (
+    gated_matmul_reference,
     low_rank_matmul,
     matmul_reference,
     matmul_transposed_reference,
@@ -135,6 +137,36 @@ def test_the_first_half_is_what_the_down_projection_gets(factored, bias):
         hT = mlp_up_reference(x, **tensors, x_transposed=across)
         assert hT.shape == (I, 5)
         assert_close(hT.T, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_shared_u_is_the_fused_projection_of_phi3(dtype):
+    mlp, X = Phi3MLP(Phi3Config(hidden_size=H, intermediate_size=I)), random(5, H, dtype=dtype)
+    U, V = random(H, R) / H**0.5, random(R, 2 * I) / R**0.5
+    with torch.no_grad():
+        mlp.gate_up_proj.weight.copy_((U @ V).T)
+        expected = mlp.to(dtype)(X)
+    gate_v, up_v = V.to(dtype).chunk(2, dim=1)
+    down = mlp.down_proj.weight.detach().T
+    with torch.no_grad():
+        for x, across in ((X, False), (X.T, True)):
+            actual = mlp_reference(x, U.to(dtype), gate_v, None, up_v, down, None, x_transposed=across)
+            assert_close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_the_gated_product_is_the_first_half_from_the_ranks_on(activation):
+    X, gate, up = random(5, H), (random(H, R), random(R, I)), (random(H, R + 1), random(R + 1, I))
+    biases = random(I), random(I, seed=1)
+    expected = mlp_up_reference(X, *gate, *up, *biases, activation=activation)
+    inputs = X @ gate[0], X @ up[0]
+    torch.testing.assert_close(
+        gated_matmul_reference(inputs[0], gate[1], inputs[1], up[1], *biases, activation=activation), expected
+    )
+    across = {"activation": activation, "x_transposed": True}
+    torch.testing.assert_close(
+        gated_matmul_reference(inputs[0].T, gate[1], inputs[1].T, up[1], *biases, **across), expected
+    )
 
 
 def test_the_activation_is_applied_to_the_gate_alone():

@@ -44,6 +44,10 @@ def small(bench, kernel, **options):
         ("matmul_tiled", "w", (9, 5), "rows of X transposed and rows of W must agree, got 8 and 9"),
         ("matmul_blocked", "w", (9, 5), "rows of X transposed and rows of W must agree, got 8 and 9"),
         ("matmul", "w", (9, 5), "columns of X and rows of W must agree, got 8 and 9"),
+        ("gated_matmul", "x_up", (5, 2), "rows of x gate and x up must agree, got 4 and 5"),
+        ("gated_matmul", "gate", (9, 10), "columns of x gate and rows of gate must agree, got 8 and 9"),
+        ("gated_matmul", "up", (3, 10), "columns of x up and rows of up must agree, got 2 and 3"),
+        ("gated_matmul", "up", (2, 11), "columns of gate and up must agree, got 10 and 11"),
         ("low_rank_sequential", "u", (9, 2), "columns of X and rows of U must agree, got 8 and 9"),
         ("low_rank_naive", "v", (3, 10), "columns of U and rows of V must agree, got 2 and 3"),
         ("low_rank_fused", "v", (3, 10), "columns of U and rows of V must agree, got 2 and 3"),
@@ -62,7 +66,7 @@ def test_dimensions_that_disagree(bench, kernel_of, tensor, shape, message):
     assert issubclass(PlanError, KernelError)
 
 
-@pytest.mark.parametrize("kernel_of", ["matmul", "low_rank_fused", "mlp_up", "mlp", "mlp_decode", "mlp_two_kernels"])
+@pytest.mark.parametrize("kernel_of", ["matmul", "gated_matmul", "low_rank_fused", *MLPS])
 def test_a_bias_of_another_length_or_form(bench, kernel_of):
     tensors = small(bench, kernel_of, bias=True)
     for bias in (key for key in tensors if key.endswith("bias")):
@@ -75,8 +79,9 @@ def test_a_bias_of_another_length_or_form(bench, kernel_of):
 
 def test_batches_are_to_be_flattened(bench, kernel):
     tensors = small(bench, kernel)
-    x = next(iter(tensors))
-    refused(bench, kernel, {**tensors, x: tensors[x][None]}, PlanError, "must be a matrix.*flatten batch and sequence")
+    for x in (key for key in tensors if key.startswith("x")):
+        message = f"{x} must be a matrix.*flatten batch and sequence"
+        refused(bench, kernel, {**tensors, x: tensors[x][None]}, PlanError, message)
 
 
 def test_empty_tensors(bench, kernel):
@@ -106,9 +111,25 @@ def test_tensors_that_are_left_out(bench, kernel):
 
 def test_tensors_that_are_none_but_may_not_be(bench, kernel):
     tensors = small(bench, kernel)
-    for key in ("x", "xT", "w", "u", "v", "gate", "up", "down"):
-        if key in tensors:
+    for key in ("x", "xT", "x_gate", "x_up", "w", "u", "v", "gate", "up", "down"):
+        if key in tensors and key not in bench.kernel(kernel).absent:
             refused(bench, kernel, {**tensors, key: None}, KernelError, rf"missing {key}\b")
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_an_up_that_is_none_where_no_u_serves_both(bench, mlp):
+    tensors = small(bench, mlp, factored="fsf")
+    message = "where up is None, gate's U serves both and gate_v and up_v are needed"
+    for missing in ("gate_v", "up_v"):
+        refused(bench, mlp, {**tensors, missing: None}, PlanError, message)
+    without = {key: value for key, value in tensors.items() if key != "up"}
+    refused(bench, mlp, without, KernelError, f"{mlp}: missing up$")
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_a_shared_u_that_does_not_fit_both(bench, mlp):
+    tensors = {**small(bench, mlp, factored="fsf"), "up_v": np.ones((3, 10), ml_dtypes.bfloat16)}
+    refused(bench, mlp, tensors, PlanError, "columns of gate and rows of up v must agree, got 2 and 3")
 
 
 def test_things_that_are_no_tensors(bench, kernel):
@@ -120,7 +141,7 @@ def test_things_that_are_no_tensors(bench, kernel):
     refused(bench, kernel, specs, KernelError, "expected a NumPy array or a torch tensor, got Spec")
 
 
-@pytest.mark.parametrize("mlp", MLPS)
+@pytest.mark.parametrize("mlp", (*MLPS, "gated_matmul"))
 def test_an_unknown_activation(bench, mlp):
     refused(bench, mlp, small(bench, mlp), KernelError, "activation.*'relu'.*silu.*gelu_tanh", activation="relu")
 
@@ -135,6 +156,7 @@ def test_decoding_takes_at_most_128_rows(bench):
     [
         ("matmul", (3, 8, 2, 5), 2, "M = 3 or N = 5"),
         ("matmul_tiled", (3, 8, 2, 5), 2, "M = 3 or N = 5"),
+        ("gated_matmul", (3, 8, 2, 5), 2, "M = 3 or N = 5"),
         ("low_rank_fused", (10, 8, 2, 10), 4, "M = 10 or N = 10"),
         ("mlp_up", (3, 8, 2, 5), 2, "M = 3 or N = 5"),
         ("mlp", (3, 8, 2, 10), 2, "M = 3"),
@@ -155,6 +177,8 @@ def test_no_core_at_all(bench, kernel):
     [
         ("matmul_tiled", 2**24, 1),
         ("matmul", 2**24, 1),
+        ("gated_matmul", 2**24, 1),
+        ("gated_matmul", 1, 2**24),
         ("low_rank_sequential", 128, 2**24),
         ("low_rank_naive", 128, 2**24),
         ("low_rank_fused", 128, 2**24),

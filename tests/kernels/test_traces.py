@@ -110,7 +110,7 @@ def test_a_plan_counts_all_that_is_held(bench, kernel, dtype, target):
         )
 
 
-@pytest.mark.parametrize("factored", ["ffd", "fdf", "dff", "ddf", "ddd"])
+@pytest.mark.parametrize("factored", ["ffd", "fdf", "dff", "ddf", "ddd", "fsf", "fsd"])
 @pytest.mark.parametrize("mlp", ["mlp_up", "mlp", "mlp_decode", "mlp_two_kernels"])
 def test_a_plan_counts_all_that_mixed_projections_hold(bench, mlp, factored):
     for sizes in LARGE:
@@ -156,6 +156,15 @@ def test_a_plan_counts_the_longest_transfer_of_x_in_parts(bench, target, M):
     held_in_the_plan(result, "low_rank_fused")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("kernel_of", "factored"), [("low_rank_fused", ""), ("mlp_up", "fs"), ("mlp", "fsd")])
+def test_a_plan_counts_sums_and_the_product_that_they_become(bench, kernel_of, factored, dtype):
+    """Where X is narrower than the product, float32 sums in SBUF beside their rounded copy are the most that is held."""
+    for M, K, r, N in ((1045, 405, 6662, 33), (860, 1097, 7337, 195), (1301, 598, 6842, 53), (2275, 1792, 4022, 3282)):
+        specs = bench.specs(kernel_of, M, K, r, N, dtype=dtype, factored=factored)
+        held_in_the_plan(bench.package.simulate(bench.kernel(kernel_of), **specs, dry=True), kernel_of)
+
+
 def traffic(kernel, plan, M, K, r, N) -> int:
     """Elements to and from HBM, by the notes of the kernels; `plan` for one core."""
     if isinstance(plan, tuple):  # h through HBM: written, and read by the second half
@@ -171,6 +180,8 @@ def traffic(kernel, plan, M, K, r, N) -> int:
             return ceil(N / plan.B_N) * K * M + ceil(M / plan.rows) * K * N + M * N
         case "matmul":
             return K * M + strips * K * N + M * N
+        case "gated_matmul":  # K and r columns of the two inputs
+            return M * (K + r) + strips * (K + r) * N + M * N
         case "low_rank_fused":
             return low_rank
         case "low_rank_sequential":
@@ -188,6 +199,8 @@ def work(kernel, plan, M, K, r, N) -> int:
     """Multiply-adds of the products."""
     if kernel.startswith("matmul"):
         return M * K * N
+    if kernel == "gated_matmul":
+        return M * (K + r) * N
     if kernel == "low_rank_naive":
         return M * r * (ceil(N / plan.stages["v"].width) * K + N)
     if kernel.startswith("low_rank"):
@@ -205,6 +218,40 @@ def test_traffic_and_work_are_those_of_the_formulas(bench, kernel, dtype):
             result = bench.package.simulate(bench.kernel(kernel), **specs, **options, dry=True)
             assert result.hbm_bytes == ITEMSIZE[dtype] * traffic(kernel, result.plan, *sizes), sizes
             assert result.flops == 2 * work(kernel, result.plan, *sizes), sizes
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("mlp", ["mlp_up", "mlp", "mlp_decode"])
+def test_a_shared_u_is_read_and_multiplied_once(bench, mlp, dtype, target):
+    for sizes in LARGE:
+        M, K, r, N = sized(mlp, sizes)
+        specs = bench.specs(mlp, M, K, r, N, dtype=dtype, factored="fsf")
+        try:
+            result = bench.package.simulate(bench.kernel(mlp), **specs, target=target, dry=True)
+        except PlanError:
+            assert mlp == "mlp"  # which keeps the intermediate on chip
+            continue
+        held_in_the_plan(result, mlp)
+        strips, down = ceil(M / result.plan.B_M), 0 if mlp == "mlp_up" else r * (N + K)
+        weights, size = r * (K + 2 * N) + down, ITEMSIZE[dtype]
+        assert result.trace.bytes_of("gate") == size * strips * K * r, sizes
+        assert result.hbm_bytes == size * (M * (K + (N if mlp == "mlp_up" else K)) + strips * weights), sizes
+        assert result.flops == 2 * M * weights, sizes
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+@pytest.mark.parametrize(("rank", "N"), [(1280, 2048), (2048, 4096)])
+def test_few_rows_read_the_weights_of_a_shard_once_in_efficient_descriptors(bench, rank, N, target):
+    H = 2048
+    cases = {
+        "mlp_up": (bench.specs("mlp_up", 1, H, rank, N, factored="fs"), rank * (H + 2 * N)),
+        "gated_matmul": (bench.specs("gated_matmul", 1, rank, rank, N), 2 * rank * N),
+    }
+    for kernel, (specs, weights) in cases.items():
+        result = bench.package.simulate(bench.kernel(kernel), **specs, target=target, dry=True)
+        assert 2 * weights < result.hbm_bytes <= 1.02 * 2 * weights
+        assert result.trace.bytes_in_runs_of(2048) >= 0.95
 
 
 @pytest.mark.parametrize("kernel_of", ["low_rank_fused", "matmul", "mlp_up", "mlp", "mlp_decode"])
