@@ -16,7 +16,7 @@ COMPRESSED = $(MODEL)-neuronmm
 SOURCES = optimum_neuronmm kernels recipes tests benchmarks
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-numpy1 style style_check clean
+.PHONY: demo test test-neuron test-numpy1 style style_check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m optimum_neuronmm.recipes.smollm2 $(MODEL)
@@ -25,8 +25,14 @@ demo: $(VENV)/.installed
 		--neuronmm_calibration self --neuronmm_target cpu $(COMPRESSED)
 	$(BIN)/python -m optimum_neuronmm.recipes.demo $(MODEL) $(COMPRESSED)
 
+# Two processes: most of the suite wants a machine without the Neuron SDK, and tests/neuron runs over stand-ins for it, or
+# on a device where the SDK is.
 test: $(VENV)/.installed-tests style_check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --ignore=tests/neuron
+	OMP_NUM_THREADS=1 $(BIN)/python tests/neuron -rs
+
+test-neuron: $(VENV)/.installed-tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/neuron -rs
 
 # The suite with the numpy at which the Neuron SDK holds its users, in an environment of its own. pandas 3 and ml_dtypes 0.6
 # need numpy 2.

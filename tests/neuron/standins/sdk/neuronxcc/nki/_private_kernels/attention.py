@@ -1,0 +1,29 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import torch
+
+
+def attention_isa_kernel(q, k, v, scale, out, kernel_name):
+    raise NotImplementedError
+
+
+def _reference(q, k, v, scale, out, kernel_name=None, grid=()):
+    assert kernel_name == "CausalAttentionMMSoftmaxMMWithoutSwap", kernel_name
+    scores = torch.einsum("bds,bdt->bst", q.float() * scale, k.float())
+    s = scores.shape[-1]
+    scores = scores.masked_fill(~torch.ones(s, s, dtype=torch.bool).tril(), float("-inf"))
+    out.copy_(torch.einsum("bst,btd->bds", scores.softmax(-1), v.float()).to(out.dtype))
+
+
+attention_isa_kernel.cpu_reference = _reference
