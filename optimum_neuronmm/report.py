@@ -75,20 +75,29 @@ def perplexity_warning(report: dict) -> str | None:
     )
 
 
-def _projection_rows(projections: list[dict]) -> list[str]:
-    """One row for each kind of projection: what the layers share, and the range of what they do not."""
-    kinds: dict[tuple, list[dict]] = {}
+def by_kind(projections: list[dict]) -> dict[tuple[str, int, int], list[dict]]:
+    """The report's projections, those of one name and shape (K, N) together, in the order of the first layer."""
+    kinds: dict[tuple[str, int, int], list[dict]] = {}
     for projection in projections:
         kinds.setdefault((projection["name"].rpartition(".")[2], *projection["shape"]), []).append(projection)
+    return kinds
+
+
+def rank_span(members: list[dict]) -> str:
+    """The ranks of projections of one kind: "384", "256-512", "384 +2 dense" or "dense"."""
+    ranks = [member["rank"] for member in members if member["rank"] is not None]
+    dense = len(members) - len(ranks)
+    span = _span(ranks, "d") if ranks else ""
+    return span + ((f" +{dense} dense" if ranks else "dense") if dense else "")
+
+
+def _projection_rows(projections: list[dict]) -> list[str]:
+    """One row for each kind of projection: what the layers share, and the range of what they do not."""
     rows = []
-    for (name, K, N), members in kinds.items():
-        ranks = [member["rank"] for member in members]
+    for (name, K, N), members in by_kind(projections).items():
         factored = [member for member in members if member["rank"] is not None]
-        dense = len(members) - len(factored)
-        rank = _span([r for r in ranks if r is not None], "d") if factored else ""
-        rank += (f" +{dense} dense" if factored else "dense") if dense else ""
         errors = [_span([m[key] for m in factored], ".3f") if factored else "" for key in _ERRORS]
-        rows.append(f"{name:<14}{f'({K}, {N})':>16}{rank:>12}{errors[0]:>18}{errors[1]:>17}")
+        rows.append(f"{name:<14}{f'({K}, {N})':>16}{rank_span(members):>12}{errors[0]:>18}{errors[1]:>17}")
     return rows
 
 

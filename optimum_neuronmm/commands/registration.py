@@ -21,7 +21,7 @@ from importlib.util import find_spec
 
 from optimum.commands.export.base import ExportCommand
 
-from .report import NeuronMMCommand
+from .neuronmm import NeuronMMCommand
 
 
 def commands_to_register() -> list:

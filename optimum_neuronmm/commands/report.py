@@ -11,12 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""`optimum-cli neuronmm`: commands about models that are already compressed."""
+"""`optimum-cli neuronmm report`: what compression did to a model."""
 
 import json
 from argparse import ArgumentParser
 
-from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+from optimum.commands.base import BaseOptimumCLICommand
 
 from .errors import reported_errors
 
@@ -33,14 +33,3 @@ class ReportCommand(BaseOptimumCLICommand):
 
             report = load_report(self.args.directory)
             print(json.dumps(report, indent=2) if self.args.json else format_report(report))
-
-
-class NeuronMMCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo(name="neuronmm", help="Inspect models compressed with NeuronMM.")
-    SUBCOMMANDS = (
-        CommandInfo(
-            name="report",
-            help="Show what compression did to a model: parameters, ranks, errors and perplexity.",
-            subcommand_class=ReportCommand,
-        ),
-    )

@@ -1,0 +1,36 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli neuronmm`: commands about models that are already compressed."""
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+from .push import PushCommand
+from .report import ReportCommand
+
+
+class NeuronMMCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo(name="neuronmm", help="Inspect and share models compressed with NeuronMM.")
+    SUBCOMMANDS = (
+        CommandInfo(
+            name="report",
+            help="Show what compression did to a model: parameters, ranks, errors and perplexity.",
+            subcommand_class=ReportCommand,
+        ),
+        CommandInfo(
+            name="push",
+            help="Upload a compressed or compiled model to the Hugging Face Hub.",
+            subcommand_class=PushCommand,
+        ),
+    )
