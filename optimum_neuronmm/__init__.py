@@ -14,14 +14,15 @@
 """Low-rank MLPs for LLMs on AWS Trainium and Inferentia, as an extension of Hugging Face Optimum.
 
 Importing the package is cheap: neither torch nor transformers is loaded until a name below is used. It has one lasting
-effect: as soon as transformers is in use, compressed checkpoints load with plain `AutoModelForCausalLM.from_pretrained`.
+effect: as soon as transformers is in use, compressed checkpoints load with plain `AutoModelForCausalLM.from_pretrained`, and
+as soon as optimum-neuron is, its `NeuronModelForCausalLM` compiles and loads them.
 """
 
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._registration import register_when_transformers_loads
+from ._registration import register_when_loaded
 from .version import __version__
 
 
@@ -64,4 +65,4 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-register_when_transformers_loads()
+register_when_loaded()

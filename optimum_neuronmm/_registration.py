@@ -11,10 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Registers the checkpoint format with transformers, at once or when transformers is imported.
+"""Registers the checkpoint format with transformers and compressible models with optimum-neuron, when they are imported.
 
-`optimum-cli` imports this package for its flags, long before it is known whether torch is needed, and importing
-transformers' quantizers takes seconds. So registration waits for the module that holds the registry.
+`optimum-cli` imports this package for its flags, long before it is known whether torch is needed, and importing either
+registry takes seconds. So registration waits for the module that holds the registry.
 """
 
 import importlib.abc
@@ -23,27 +23,31 @@ import importlib.util
 import sys
 
 
-_REGISTRY = "transformers.quantizers.auto"
+# Module that holds a registry -> module of this package that registers with it, at the end of its import.
+_REGISTRIES = {
+    "transformers.quantizers.auto": "quantizer",
+    "optimum.neuron.models.inference.auto_models": "neuron.models",
+}
 
 
-def register_when_transformers_loads() -> None:
-    """Registers now if transformers' quantizer registry is loaded, otherwise right after it is."""
-    if _REGISTRY in sys.modules:
-        _register()
-    elif not any(isinstance(finder, _RegistryFinder) for finder in sys.meta_path):
+def register_when_loaded() -> None:
+    """Registers now with each registry that is loaded, and with every other one right after it is."""
+    for registry in _REGISTRIES:
+        if registry in sys.modules:
+            _register(registry)
+    if not any(isinstance(finder, _RegistryFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegistryFinder())
 
 
-def _register() -> None:
-    # Importing it registers, at its end: the registry may be loaded because it is just being imported.
-    importlib.import_module(f"{__package__}.quantizer")
+def _register(registry: str) -> None:
+    importlib.import_module(f"{__package__}.{_REGISTRIES[registry]}")
 
 
 class _RegistryFinder(importlib.abc.MetaPathFinder):
-    """Finds the registry module as Python would, and has `_register` run after it was executed."""
+    """Finds the registry modules as Python would, and has `_register` run after one was executed."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != _REGISTRY:
+        if fullname not in _REGISTRIES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
@@ -62,4 +66,4 @@ class _RegisteringLoader(importlib.abc.Loader):
         # From here on the module is an ordinary one: introspection finds the loader that Python would have used.
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        _register()
+        _register(module.__name__)

@@ -17,6 +17,7 @@ import json
 import os
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from .errors import NeuronMMError
@@ -51,7 +52,7 @@ def find_compiled(model_id, **hub) -> dict | None:
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
             )
-        except OSError:
+        except (OSError, ValueError):  # a ValueError where it cannot be the name of a repository
             path = None  # loading the model says what is wrong
     if path is None or not os.path.isfile(path):
         return None
@@ -72,17 +73,26 @@ def check_whole(directory: Path, compiled: dict) -> None:
     """Checks that the graphs and the weights of every rank are there.
 
     Raises:
-        NeuronMMError: naming what is missing.
+        NeuronMMError: naming what is missing or damaged.
     """
-    ranks = compiled.get("tp_degree")
-    if type(ranks) is not int or ranks < 1:
+    ranks, first = compiled.get("tp_degree"), compiled.get("start_rank_id") or 0
+    here = compiled.get("local_ranks_size") or ranks
+    if any(type(number) is not int for number in (ranks, first, here)) or ranks < 1:
         raise NeuronMMError(
-            f"{COMPILED_CONFIG} of {directory} must have a positive integer tp_degree, got {ranks!r}. Compile the model again."
+            f"{COMPILED_CONFIG} of {directory} must have a positive integer tp_degree, got {ranks!r}, and integers for its ranks. "
+            "Compile the model again."
         )
-    first = compiled.get("start_rank_id") or 0
-    here = range(first, first + (compiled.get("local_ranks_size") or ranks))
-    for name in (COMPILED_GRAPHS, *map(shard_name, here)):
+    shards = [shard_name(rank) for rank in range(first, first + here)]
+    for name in (COMPILED_GRAPHS, *shards):
         if not (directory / name).is_file() or not (directory / name).stat().st_size:
             raise NeuronMMError(
                 f"{directory} lacks {name}: it is not a whole compiled model. Fetch or compile it again."
             )
+    for name in shards:
+        try:
+            with safe_open(directory / name, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise NeuronMMError(
+                f"{directory / name} is damaged or incomplete ({error}). Fetch or compile it again."
+            ) from error

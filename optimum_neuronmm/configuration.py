@@ -39,7 +39,9 @@ DECOMPOSITIONS = ("whitened", "svd")
 TARGETS = ("auto", "cpu", "neuron")
 KERNELS = ("auto", "nki", "compiler")
 DTYPES = ("float32", "bfloat16", "float16")
+LAYOUTS = ("auto", "replicated", "sharded")
 STORAGES = ("uv",)
+_RUNNING = ("target", "kernel", "layout", "compilation")  # what only matters where the model runs
 
 
 @dataclass(repr=False)
@@ -63,8 +65,12 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         target: "cpu", "neuron", or "auto": neuron where the Neuron SDK is installed.
         kernel: "nki" insists on the fused kernels, "compiler" lets the compiler lower plain matrix products, "auto"
             tries each kernel and falls back.
+        layout: of the factors over the ranks of tensor parallelism: "replicated" (one factor whole on every rank, no
+            extra exchange), "sharded" (both cut, two more exchanges per layer), or "auto": replicated while that holds
+            less on a rank than the dense weights.
         dtype: dtype of the checkpoint that is written; None keeps each tensor's own.
         modules: set by compression: `{module path: {"rank": r, "storage": "uv"}}`. What is not listed is dense.
+        compilation: set by a compilation: number of ranks, layout and kernels of every layer.
         format_version: of the checkpoint's form.
         neuronmm_version: of the package that made the config.
 
@@ -83,8 +89,10 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     seed: int = 0
     target: str = "auto"
     kernel: str = "auto"
+    layout: str = "auto"
     dtype: str | None = None
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compilation: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     neuronmm_version: str = __version__
     quant_method: str = QUANT_METHOD
@@ -146,7 +154,8 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
                 f"calibration must name at least one source of text, got {self.calibration}. Try 'self', a .txt or "
                 ".jsonl file, or 'wikitext2'."
             )
-        for name, choices in (("decomposition", DECOMPOSITIONS), ("target", TARGETS), ("kernel", KERNELS)):
+        allowed = {"decomposition": DECOMPOSITIONS, "target": TARGETS, "kernel": KERNELS, "layout": LAYOUTS}
+        for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 raise NeuronMMError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.dtype is not None:
@@ -203,8 +212,8 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         return asdict(self)
 
     def deciding_options(self) -> dict[str, Any]:
-        """The options that decide the factors: what only matters where the model runs is left out."""
-        return {name: value for name, value in self.to_dict().items() if name not in ("target", "kernel")}
+        """The options that decide the factors."""
+        return {name: value for name, value in self.to_dict().items() if name not in _RUNNING}
 
     def to_diff_dict(self) -> dict[str, Any]:
         return self.to_dict()
@@ -250,6 +259,19 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
                 commit_message=commit_message,
                 token=kwargs.get("token"),
             )
+
+
+def as_config(neuronmm) -> NeuronMMConfig | None:
+    """The config that the argument `neuronmm` of `from_pretrained` means, or None."""
+    if neuronmm is None or neuronmm is False:
+        return None
+    if neuronmm is True:
+        return NeuronMMConfig()
+    if isinstance(neuronmm, dict):
+        return NeuronMMConfig.from_dict(neuronmm)
+    if isinstance(neuronmm, NeuronMMConfig):
+        return neuronmm
+    raise NeuronMMError(f"neuronmm must be True, a NeuronMMConfig or a dictionary of its options, got {neuronmm!r}.")
 
 
 def _as_list(name: str, value) -> list[str]:

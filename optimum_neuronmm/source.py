@@ -36,7 +36,7 @@ logger = logging.get_logger(__name__)
 _FORMATS = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 _HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 # What belongs to a model beside its config and its weights.
-_COMPANIONS = (
+COMPANIONS = (
     "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",
@@ -142,7 +142,7 @@ class DenseCheckpoint:
         Raises:
             NeuronMMError: for one that may not be read.
         """
-        patterns = (*_COMPANIONS, "*.py") if self.trust_remote_code else _COMPANIONS
+        patterns = (*COMPANIONS, "*.py") if self.trust_remote_code else COMPANIONS
         refused = (".safetensors", ".bin") if self.trust_remote_code else (".safetensors", ".bin", ".py")
         found = {path for pattern in patterns for path in self.directory.glob(pattern)}
         files = sorted(path for path in found if path.is_file() and not path.name.endswith(refused))
@@ -179,11 +179,16 @@ def open_dense(
         return DenseCheckpoint(directory, str(model), trust_remote_code=trust_remote_code)
     if os.path.exists(directory):
         raise NeuronMMError(f"{model} is a file. Expected a directory with config.json and weights, or a Hub id.")
-    snapshot = _download(str(model), revision, cache_dir, token)
+    snapshot = download(str(model), revision, cache_dir, token)
     return DenseCheckpoint(snapshot, str(model), snapshot.name, trust_remote_code)
 
 
-def _download(model: str, revision: str | None, cache_dir: str | None, token: str | None) -> Path:
+def download(model: str, revision: str | None = None, cache_dir: str | None = None, token: str | None = None) -> Path:
+    """The snapshot of a Hub model: config, tokenizer and weights.
+
+    Raises:
+        NeuronMMError: saying what is wrong with it.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -69,7 +69,7 @@ import transformers.quantizers.auto as registry
 assert type(registry.__loader__).__name__ == "SourceFileLoader"
 assert registry.AUTO_QUANTIZATION_CONFIG_MAPPING["neuronmm"] is optimum_neuronmm.NeuronMMConfig
 # Once more, by hand: transformers refuses a second registration.
-optimum_neuronmm._registration.register_when_transformers_loads()
+optimum_neuronmm._registration.register_when_loaded()
 from optimum_neuronmm.quantizer import register
 register()
 print("loaded")
@@ -102,8 +102,8 @@ def registry(tmp_path, monkeypatch):
     (package / "registry_of_others.py").write_text("")
     calls = []
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(_registration, "_REGISTRY", "stand_in.registry")
-    monkeypatch.setattr(_registration, "_register", lambda: calls.append(sys.modules["stand_in.registry"].READY))
+    monkeypatch.setattr(_registration, "_REGISTRIES", {"stand_in.registry": "registrar"})
+    monkeypatch.setattr(_registration, "_register", lambda name: calls.append(sys.modules[name].READY))
     monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if type(f).__module__ != _registration.__name__])
     yield package, calls
     for name in [name for name in sys.modules if name.split(".")[0] == "stand_in"]:
@@ -112,8 +112,8 @@ def registry(tmp_path, monkeypatch):
 
 def test_registers_once_when_the_registry_is_imported(registry):
     _, calls = registry
-    _registration.register_when_transformers_loads()
-    _registration.register_when_transformers_loads()  # as when the package is reloaded
+    _registration.register_when_loaded()
+    _registration.register_when_loaded()  # as when the package is reloaded
     assert sum(isinstance(finder, _registration._RegistryFinder) for finder in sys.meta_path) == 1
     importlib.import_module("stand_in")
     assert not calls
@@ -129,7 +129,7 @@ def test_registers_at_once_where_the_registry_is_loaded(registry):
     _, calls = registry
     importlib.import_module("stand_in.registry")
     assert not calls
-    _registration.register_when_transformers_loads()
+    _registration.register_when_loaded()
     assert calls == [True]
 
 
@@ -138,7 +138,7 @@ def test_a_registry_that_fails_to_import_is_waited_for(registry):
     package, calls = registry
     good = (package / "registry.py").read_text()
     (package / "registry.py").write_text("raise KeyboardInterrupt\n")
-    _registration.register_when_transformers_loads()
+    _registration.register_when_loaded()
     with pytest.raises(KeyboardInterrupt):
         importlib.import_module("stand_in.registry")
     assert not calls
@@ -151,7 +151,7 @@ def test_a_registry_that_fails_to_import_is_waited_for(registry):
 
 def test_other_imports_are_left_alone(registry):
     _, calls = registry
-    _registration.register_when_transformers_loads()
+    _registration.register_when_loaded()
     importlib.import_module("stand_in.registry_of_others")
     assert not calls and "stand_in.registry" not in sys.modules
 
@@ -160,7 +160,7 @@ def test_an_absent_registry_is_absent(registry):
     package, calls = registry
     (package / "registry.py").unlink()
     importlib.invalidate_caches()
-    _registration.register_when_transformers_loads()
+    _registration.register_when_loaded()
     with pytest.raises(ModuleNotFoundError, match="stand_in.registry"):
         importlib.import_module("stand_in.registry")
     assert not calls

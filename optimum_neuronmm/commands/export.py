@@ -17,7 +17,6 @@ import shlex
 from argparse import ArgumentParser, Namespace
 
 from ..errors import NeuronMMError
-from ..version import __version__
 from .errors import reported_errors
 from .flags import PREFIX, add_neuronmm_arguments, given_options
 
@@ -51,14 +50,21 @@ def wants_neuronmm(args: Namespace) -> bool:
 
 
 def run_neuronmm(args: Namespace, parser: ArgumentParser, *, sdk_installed: bool) -> None:
-    """Compresses `args.model` into `args.output`. The report that `compress` prints is the last thing the user sees."""
+    """Compresses `args.model` into `args.output`, and compiles it where the target is a Neuron device."""
     with reported_errors(interrupted="interrupted: run the same command again to resume"):
         _check_options(args, parser)
 
         from ..configuration import NeuronMMConfig
 
         config = NeuronMMConfig(**given_options(args), dtype=args.torch_dtype)
-        _check_target(config.target, sdk_installed)
+        if _compiles(config.target, sdk_installed):
+            from .compilation import compile_in_child
+
+            shapes = {name: getattr(args, name) for name in FOR_COMPILATION}
+            options = {**given_options(args), "dtype": args.torch_dtype}
+            common = {"trust_remote_code": args.trust_remote_code, "cache_dir": args.cache_dir}
+            compile_in_child(args.model, args.output, options, **shapes, **common)
+            return
 
         from ..compression import compress
 
@@ -91,21 +97,13 @@ def _check_options(args: Namespace, parser: ArgumentParser) -> None:
         )
 
 
-def _check_target(target: str, sdk_installed: bool) -> None:
-    if target == "cpu" or (target == "auto" and not sdk_installed):
-        return
-    asked = f"--{PREFIX}target {target} asks for a compiled model"
-    if target == "auto":
-        asked = (
-            f"--{PREFIX}target auto, the default, asks for a compiled model where the Neuron SDK is installed, as here"
+def _compiles(target: str, sdk_installed: bool) -> bool:
+    if target == "neuron" and not sdk_installed:
+        raise NeuronMMError(
+            f"--{PREFIX}target neuron asks for a compiled model, but the Neuron SDK is not installed on this machine. Pass "
+            f"--{PREFIX}target cpu to write the compressed checkpoint, which runs on any CPU and is compiled on an instance."
         )
-    if sdk_installed:
-        problem = f"optimum-neuronmm {__version__} cannot compile compressed models yet; a later version will"
-    else:
-        problem = "the Neuron SDK is not installed on this machine"
-    raise NeuronMMError(
-        f"{asked}, but {problem}. Pass --{PREFIX}target cpu to write the compressed checkpoint, which runs on any CPU."
-    )
+    return target == "neuron" or (target == "auto" and sdk_installed)
 
 
 def _how_to_compile(args: Namespace) -> str:
@@ -117,6 +115,5 @@ def _how_to_compile(args: Namespace) -> str:
     command.append(f"{output.rstrip('/')}-neuron")
     return (
         f"Compressing {args.model} into {output}: a checkpoint that runs on any CPU and is not compiled.\n"
-        f"Compiling it arrives with a later version of optimum-neuronmm (this is {__version__}). It will then be, on an "
-        f"instance with the Neuron SDK:\n  {shlex.join(command)}"
+        f"To compile it, run on an instance with the Neuron SDK:\n  {shlex.join(command)}"
     )

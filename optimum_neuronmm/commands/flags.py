@@ -124,6 +124,14 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
         choices=["auto", "nki", "compiler"],
     )
 
+    add(
+        "layout",
+        "How the factors lie on the ranks of tensor parallelism: one of the two whole on every rank (replicated), both cut "
+        "at the price of two more exchanges per layer (sharded), or auto: replicated while that is less than dense.",
+        "auto",
+        choices=["auto", "replicated", "sharded"],
+    )
+
 
 def given_options(args: Namespace) -> dict[str, Any]:
     """The options of `NeuronMMConfig` that were given on the command line, by field name."""
