@@ -80,7 +80,12 @@ class NeuronModelForCausalLM:
         config = as_config(neuronmm)
         hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
         compiled = find_compiled(model_id, **hub) is not None
-        if resolve_target("neuron" if compiled else config.target if config else "cpu") == "neuron":
+        if compiled and not _has_neuron_sdk():
+            raise NeuronMMError(
+                f"{model_id} is a compiled model, which needs the Neuron SDK (torch_neuronx), and that is not installed here. Load "
+                "the checkpoint that it was compiled from."
+            )
+        if compiled or (config and resolve_target(config.target) == "neuron"):
             from .neuron.loading import load
 
             given = {name: value for name, value in hub.items() if value is not None}
@@ -101,8 +106,8 @@ def resolve_target(target: str) -> str:
     has_sdk = _has_neuron_sdk()
     if target == "neuron" and not has_sdk:
         raise NeuronMMError(
-            "A compiled model, the target neuron, needs the Neuron SDK (torch_neuronx), which is not installed here. Use target "
-            "cpu to write the compressed checkpoint, and compile it on the instance."
+            "Target neuron needs the Neuron SDK (torch_neuronx), which is not installed here. Use target cpu to write the "
+            "compressed checkpoint, and compile it on the instance."
         )
     return target if target != "auto" else ("neuron" if has_sdk else "cpu")
 

@@ -15,17 +15,17 @@
 
 import os
 import shutil
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from optimum_neuronmm import LowRankLinear, NeuronMMConfig, NeuronModelForCausalLM, auto, compress
+from optimum_neuronmm import LowRankLinear, NeuronMMConfig, NeuronModelForCausalLM, auto, cache, compress
 from optimum_neuronmm.errors import NeuronMMError
 
-from .conftest import ROOT
+from .compiled_form import save_compiled_form
 
 
 def low_rank_modules(model):
@@ -33,8 +33,9 @@ def low_rank_modules(model):
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(auto, "HF_HOME", str(tmp_path / "home"))
+def kept(tmp_path, monkeypatch):
+    """Where what is compressed is kept."""
+    monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
     return tmp_path / "home" / "neuronmm"
 
@@ -55,7 +56,9 @@ def said(caplog):
 def compressions(monkeypatch):
     """The directories that were compressed to."""
     calls = []
-    monkeypatch.setattr(auto, "compress", lambda *args, **options: calls.append(args[1]) or compress(*args, **options))
+    monkeypatch.setattr(
+        cache, "compress", lambda *args, **options: calls.append(args[1]) or compress(*args, **options)
+    )
     return calls
 
 
@@ -82,19 +85,19 @@ class TestCompressing:
             asked.append((model, config, options))
             shutil.copytree(compressed_llama, directory)
 
-        monkeypatch.setattr(auto, "compress", record)
+        monkeypatch.setattr(cache, "compress", record)
         NeuronModelForCausalLM.from_pretrained(str(tiny_llama), neuronmm=True)
         ((model, config, options),) = asked
         assert model == str(tiny_llama) and config == NeuronMMConfig()
         assert options == {"revision": None, "cache_dir": None, "token": None, "trust_remote_code": False}
 
-    def test_the_second_call_compresses_nothing(self, tiny_llama, quick_options, compressions, said, cache):
+    def test_the_second_call_compresses_nothing(self, tiny_llama, quick_options, compressions, said, kept):
         config = NeuronMMConfig(**quick_options)
         first = NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm=config)
         assert "Using the compressed model in" not in said()
         second = NeuronModelForCausalLM.from_pretrained(str(tiny_llama), neuronmm=config)
         assert len(compressions) == 1 and f"Using the compressed model in {compressions[0]}" in said()
-        assert compressions[0].parent == cache and list(cache.iterdir()) == compressions
+        assert compressions[0].parent == kept and list(kept.iterdir()) == compressions
         assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
     def test_other_settings_are_another_model(self, tiny_llama, quick_options, compressions):
@@ -121,7 +124,7 @@ class TestCompressing:
         NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm=options)
         assert len(set(compressions)) == 2
 
-    def test_an_interrupted_one_is_no_model(self, tiny_llama, quick_options, cache, monkeypatch, compressions):
+    def test_an_interrupted_one_is_no_model(self, tiny_llama, quick_options, kept, monkeypatch, compressions):
         from optimum_neuronmm import compression
 
         with monkeypatch.context() as patch:
@@ -129,7 +132,7 @@ class TestCompressing:
             with pytest.raises(KeyboardInterrupt):
                 NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm=quick_options)
         model = NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm=quick_options)
-        assert len(low_rank_modules(model)) == 9 and list(cache.iterdir()) == [compressions[1]]
+        assert len(low_rank_modules(model)) == 9 and list(kept.iterdir()) == [compressions[1]]
 
     def test_a_name_is_made_of_any_model_id(self, tiny_llama, quick_options, tmp_path, compressions):
         odd = shutil.copytree(tiny_llama, tmp_path / "ä model (1)" / ("x" * 80))
@@ -185,17 +188,10 @@ class TestRefused:
         with pytest.raises(NeuronMMError, match=match):
             NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm=options)
 
-    def test_the_target_neuron_without_the_sdk(self, tiny_llama, cache):
+    def test_the_target_neuron_without_the_sdk(self, tiny_llama, kept):
         with pytest.raises(NeuronMMError, match="Target neuron needs the Neuron SDK .*Use target cpu"):
             NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm={"target": "neuron"})
-        assert not cache.exists()
-
-    @pytest.mark.parametrize("target", ["neuron", "auto"])
-    def test_a_compilation_where_there_is_the_sdk(self, tiny_llama, monkeypatch, cache, target):
-        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: True)
-        with pytest.raises(NeuronMMError, match="does not compile yet.*target='cpu'"):
-            NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm={"target": target})
-        assert not cache.exists()
+        assert not kept.exists()
 
     def test_the_target_cpu_runs_where_there_is_the_sdk(self, tiny_llama, monkeypatch, quick_options):
         monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: True)
@@ -203,38 +199,79 @@ class TestRefused:
         assert len(low_rank_modules(model)) == 9
 
     @pytest.mark.parametrize("name", ["no-such/model", "nosuchmodel", "./nowhere/at all"])
-    def test_a_model_that_is_nowhere(self, name, monkeypatch, cache, tmp_path):
+    def test_a_model_that_is_nowhere(self, name, monkeypatch, kept, tmp_path):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(NeuronMMError, match="neither a directory nor a Hub model"):
             NeuronModelForCausalLM.from_pretrained(name, neuronmm=True, cache_dir=str(tmp_path / "hub"))
-        assert not cache.exists()
+        assert not kept.exists()
 
-    def test_a_directory_without_a_model(self, tmp_path, cache):
+    def test_a_directory_without_a_model(self, tmp_path, kept):
         with pytest.raises(NeuronMMError, match="has no config.json"):
             NeuronModelForCausalLM.from_pretrained(tmp_path, neuronmm=True)
-        assert not cache.exists()
+        assert not kept.exists()
 
-    def test_a_damaged_config(self, model, cache):
+    def test_a_damaged_config(self, model, kept):
         (model / "config.json").write_text("{")
         with pytest.raises(NeuronMMError, match="config.json is not valid JSON"):
             NeuronModelForCausalLM.from_pretrained(model, neuronmm=True)
 
-    def test_a_missing_text(self, tiny_llama, cache):
+    def test_a_missing_text(self, tiny_llama, kept):
         with pytest.raises(NeuronMMError, match="none.txt does not exist"):
             NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm={"calibration": "none.txt"})
-        assert not cache.exists()
+        assert not kept.exists()
 
-    def test_a_text_that_is_too_short(self, tiny_llama, quick_options, cache, tmp_path):
+    def test_a_text_that_is_too_short(self, tiny_llama, quick_options, kept, tmp_path):
         (tmp_path / "short.txt").write_text("short")
         with pytest.raises(NeuronMMError, match="too short"):
             NeuronModelForCausalLM.from_pretrained(
                 tiny_llama, neuronmm={**quick_options, "calibration": str(tmp_path / "short.txt")}
             )
-        assert not cache.exists() or not list(cache.iterdir())
+        assert not kept.exists() or not list(kept.iterdir())
 
     def test_an_instance(self):
         with pytest.raises(TypeError, match="from_pretrained"):
             NeuronModelForCausalLM()
+
+
+class TestCompiling:
+    """Where there is the SDK, and for what is compiled, the door of optimum-neuron is opened with what was given."""
+
+    @pytest.fixture(autouse=True)
+    def loads(self, monkeypatch):
+        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: True)
+        calls = []
+
+        def load(*args, **options):
+            calls.append((args, options))
+            return "a compiled model"
+
+        monkeypatch.setitem(sys.modules, "optimum_neuronmm.neuron.loading", SimpleNamespace(load=load))
+        return calls
+
+    @pytest.mark.parametrize("target", ["neuron", "auto"])
+    def test_a_dense_model(self, tiny_llama, loads, kept, target):
+        options = {"batch_size": 2, "dtype": "bfloat16", "strange": 1}
+        found = NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm={"target": target}, **options, token="t")
+        assert found == "a compiled model" and not kept.exists()
+        assert loads == [
+            ((tiny_llama, NeuronMMConfig(target=target)), {"trust_remote_code": False, "token": "t", **options})
+        ]
+
+    def test_a_compiled_model(self, compressed_llama, tmp_path, loads):
+        directory = save_compiled_form(compressed_llama, tmp_path / "compiled")
+        for neuronmm in (None, {"target": "cpu"}):
+            assert NeuronModelForCausalLM.from_pretrained(directory, neuronmm=neuronmm) == "a compiled model"
+        assert [args[0] for args, _ in loads] == [directory] * 2
+
+    def test_a_compiled_model_without_the_sdk(self, compressed_llama, tmp_path, loads, monkeypatch):
+        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
+        directory = save_compiled_form(compressed_llama, tmp_path / "compiled")
+        with pytest.raises(NeuronMMError, match="compiled model.* needs the Neuron SDK .*not installed here"):
+            NeuronModelForCausalLM.from_pretrained(directory)
+        assert not loads
+
+    def test_without_neuronmm_a_checkpoint_is_not_compiled(self, compressed_llama, loads):
+        assert len(low_rank_modules(NeuronModelForCausalLM.from_pretrained(compressed_llama))) == 9 and not loads
 
 
 class TestTarget:
@@ -269,10 +306,3 @@ class TestTarget:
 
         monkeypatch.setattr(importlib.metadata, "version", lookup)
         assert auto._has_neuron_sdk() is has
-
-
-def test_the_cache_follows_hf_home(tmp_path):
-    code = "from optimum_neuronmm import auto; print(auto.HF_HOME)"
-    environment = {**os.environ, "HF_HOME": str(tmp_path)}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert found.stdout.strip() == str(tmp_path), found.stderr

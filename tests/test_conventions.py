@@ -34,7 +34,7 @@ HEADER = """\
 #
 # Licensed under the Apache License, Version 2.0 (the "License");
 """
-DEVICE_ONLY = {"optimum.neuron", "torch_neuronx", "torch_xla", "neuronx_distributed", "libneuronxla"}
+DEVICE_ONLY = {"optimum.neuron", "torch_neuronx", "torch_xla", "neuronx_distributed", "libneuronxla", "vllm"}
 
 
 def relative(path: Path) -> str:
@@ -110,6 +110,8 @@ ALLOWED = {
     "modeling": {"configuration", "families", "errors"},
     "quantizer": {"configuration", "families", "modeling", "errors", "version"},
 }
+# What the modules of a room may not import of their own package.
+FORBIDDEN = {"neuron": {"commands", "recipes", "auto"}}
 # What the modules of a room may import of anything else, where that is restricted.
 FOREIGN = {
     "errors": set(),
@@ -128,6 +130,14 @@ def test_direction_of_imports(room):
     for path in files_of(room):
         wrong = {n for n in imports(path) if within(n, "optimum_neuronmm") and not within(n, *allowed)}
         assert not wrong, f"{relative(path)} may import {sorted(ALLOWED[room])} of this package, but imports {wrong}"
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_rooms_that_lie_below(room):
+    forbidden = [f"optimum_neuronmm.{name}" for name in FORBIDDEN[room]]
+    for path in files_of(room):
+        wrong = {n for n in imports(path) if within(n, *forbidden)}
+        assert not wrong, f"{relative(path)} may not import {wrong}"
 
 
 @pytest.mark.parametrize("room", FOREIGN)

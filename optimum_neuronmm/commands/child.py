@@ -14,6 +14,7 @@
 """`python -m optimum_neuronmm.commands.child REQUEST`: the process in which `compilation.compile_in_child` compiles."""
 
 import json
+import signal
 import sys
 
 from .errors import reported_errors
@@ -21,6 +22,8 @@ from .errors import reported_errors
 
 def main(request: str) -> None:
     """Compiles what a request says: the arguments of `neuron.export.export` as a JSON object."""
+    # A shell starts background jobs deaf to interrupts. Those that come here are the parent's, who was asked to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with reported_errors(interrupted="interrupted: run the same command again, what was compressed is kept"):
         from ..configuration import NeuronMMConfig
         from ..neuron.export import export

@@ -103,7 +103,7 @@ def _staging(directory: Path) -> Iterator[Path]:
     folder = directory if directory.is_dir() else directory.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=f".{directory.name[:100]}-", dir=folder)
+        beside = tempfile.TemporaryDirectory(prefix=f".{directory.name[:50]}-", dir=folder)
     except OSError as error:
         raise NeuronMMError(f"{directory} cannot be written: {error.strerror} ({folder}).") from error
     with beside:

@@ -56,7 +56,7 @@ def read_config(model_id, trust_remote_code: bool = False, **hub):
 
 def _not_a_model(model_id, reason: str) -> NeuronMMError:
     return NeuronMMError(
-        f"{model_id} cannot be used: {textwrap.shorten(reason, 200).rstrip('.')}. Expected the directory or Hub id of a decoder model. Check the spelling, the "
+        f"{model_id} cannot be used: {textwrap.shorten(reason, 500).rstrip('.')}. Expected the directory or Hub id of a decoder model. Check the spelling, the "
         "connection and, for gated models, that you are logged in (hf auth login)."
     )
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from ..configuration import QUANT_METHOD, NeuronMMConfig
 from ..errors import NeuronMMError
+from ..kernels import get_machine
 from .form import Form, forms_of
 from .program import kernels_for
 from .selection import Table, choose_kernels
@@ -34,28 +35,18 @@ class Compilation:
     kernels: Table
 
     @classmethod
-    def decide(cls, config, neuron_config, options: NeuronMMConfig) -> "Compilation":
-        """Chooses layouts and kernels. With the SDK, kernels are tried out here.
+    def decide(cls, forms: tuple[Form | None, ...], neuron_config, options: NeuronMMConfig) -> "Compilation":
+        """Chooses the kernels for MLPs of these forms. With the SDK, they are tried out here, which takes minutes.
 
         Args:
-            config: of the compressed model. neuron_config: optimum-neuron's. options: `kernel` and `layout` count.
+            neuron_config: optimum-neuron's. options: `kernel` counts.
 
         Raises:
-            NeuronMMError: kernels are insisted on and one cannot be used, or the checkpoint's config is damaged.
+            NeuronMMError: kernels are insisted on, and one cannot be used.
         """
-        modules = compressed_with(config).modules
-        if not modules:
-            raise NeuronMMError("config.json lists no factorised projection: compress the model again.")
-        forms = forms_of(config, modules, neuron_config.tp_degree, options.layout)
-        kernels = choose_kernels(
-            forms,
-            graph_rows(neuron_config),
-            neuron_config.torch_dtype,
-            neuron_config.target,
-            neuron_config.logical_nc_config,
-            options.kernel,
-        )
-        return cls(tuple(forms), kernels)
+        dtype, target = neuron_config.torch_dtype, neuron_config.target
+        cores, rows = neuron_config.logical_nc_config, graph_rows(neuron_config)
+        return cls(forms, choose_kernels(list(forms), rows, dtype, target, cores, options.kernel))
 
     @classmethod
     def read(cls, config, neuron_config) -> "Compilation":
@@ -100,6 +91,27 @@ class Compilation:
     def kernels_of(self, layer: int) -> dict[int, str | None]:
         """Rows of a graph -> the kernel of a layer."""
         return {int(rows): names[layer] for rows, names in self.kernels.items()}
+
+
+def decide_forms(config, neuron_config, options: NeuronMMConfig) -> tuple[Form | None, ...]:
+    """How the MLPs of a compressed model are laid out over the ranks; None where one is dense.
+
+    Args:
+        config: of the compressed model. neuron_config: optimum-neuron's. options: `layout` counts.
+
+    Raises:
+        NeuronMMError: the checkpoint's config is damaged.
+    """
+    modules = compressed_with(config).modules
+    if not modules:
+        raise NeuronMMError("config.json lists no factorised projection: compress the model again.")
+    return tuple(forms_of(config, modules, neuron_config.tp_degree, options.layout, bandwidth_of(neuron_config)))
+
+
+def bandwidth_of(neuron_config) -> float:
+    """Parameters per second that one rank can expect to read of HBM."""
+    cores, itemsize = neuron_config.logical_nc_config, neuron_config.torch_dtype.itemsize
+    return get_machine(neuron_config.target).bandwidth * cores / itemsize
 
 
 def graph_rows(neuron_config) -> list[int]:

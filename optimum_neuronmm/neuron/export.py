@@ -13,7 +13,6 @@
 # limitations under the License.
 """From a model to the directory of a compiled one: what `optimum-cli export neuron --neuronmm` does in its child process."""
 
-import os
 from pathlib import Path
 
 from ..configuration import NeuronMMConfig
@@ -46,7 +45,6 @@ def export(
     """
     output = Path(output).resolve()
     check_output_dir(output)
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # as optimum-neuron's own exporter: it does not go with Neuron
     require_sdk("optimum.neuron")
     _set_target(instance_type)
     require_sdk()

@@ -24,9 +24,9 @@ Two layouts compute the same:
 With one rank nothing is cut, and the layout has no meaning.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
 from ..errors import NeuronMMError
 from ..families import family_of
@@ -35,6 +35,9 @@ from ..ranks import DENSE
 
 REPLICATED, SHARDED = "replicated", "sharded"
 PROJECTIONS = ("gate", "up", "down")
+# Of a small message among the ranks of an instance. Assumed, not measured: AWS documents one to tens of microseconds (Neuron
+# documentation, intra-node collective communication).
+EXCHANGE_SECONDS = 10e-6
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Form:
     @property
     def parameters(self) -> int:
         """Of one rank, padding included, biases not."""
-        return sum(prod(matrix.local) for name, matrix in self.matrices.items() if not name.endswith("bias"))
+        return sum(math.prod(matrix.local) for name, matrix in self.matrices.items() if not name.endswith("bias"))
 
     @property
     def dense_parameters(self) -> int:
@@ -138,6 +141,14 @@ class Form:
             return 0
         return 1 + (bool(self.first_factors) + (self.down is not DENSE) if self.sharded else 0)
 
+    def decoding_seconds(self, bandwidth: float) -> float:
+        """Predicted for one token: the weights read once at `bandwidth` parameters per second, and the exchanges."""
+        return self.parameters / bandwidth + self.collectives * EXCHANGE_SECONDS
+
+    def dense_decoding_seconds(self, bandwidth: float) -> float:
+        """The same of the dense MLP."""
+        return self.dense_parameters / bandwidth + (self.tp > 1) * EXCHANGE_SECONDS
+
     @property
     def larger_than_dense(self) -> list[str]:
         """The factored projections of which one rank would hold no less than of the dense ones."""
@@ -149,7 +160,7 @@ class Form:
                 {"gate": ("gate_u", "gate_v", "up_v"), "down": parts["down"]},
                 {"gate": 2 * dense, "down": dense},
             )
-        local = {name: prod(matrix.local) for name, matrix in self.matrices.items()}
+        local = {name: math.prod(matrix.local) for name, matrix in self.matrices.items()}
         if "u" in local:  # the joined U belongs to its projections in proportion to their ranks
             ranks = {name: self.padded(getattr(self, name)) for name in self.first_factors}
             local |= {f"{name}_u": local["u"] * rank // sum(ranks.values()) for name, rank in ranks.items()}
@@ -161,15 +172,20 @@ class Form:
 
 
 def forms_of(
-    config, modules: dict[str, dict], tp: int, layout: "str | list[str | None]" = "auto"
+    config,
+    modules: dict[str, dict],
+    tp: int,
+    layout: "str | list[str | None]" = "auto",
+    bandwidth: float = math.inf,
 ) -> list[Form | None]:
     """The form of every layer's MLP; None where it stays dense.
 
     Args:
         config: of the transformers model.
         modules: `NeuronMMConfig.modules`.
-        layout: REPLICATED, SHARDED, or "auto": replicated wherever every projection holds less per rank than dense. One for
-            all layers, or a list.
+        layout: REPLICATED, SHARDED, or "auto": what is predicted to decode faster, but never replicated where a projection
+            would hold no less per rank than dense. One for all layers, or a list.
+        bandwidth: of one rank, in parameters per second; for "auto".
 
     Raises:
         NeuronMMError: `modules` lists a projection that the model does not have.
@@ -191,6 +207,7 @@ def forms_of(
         forms.append(
             _laid_out(
                 layout if isinstance(layout, str) else layout[layer],
+                bandwidth,
                 H=config.hidden_size,
                 I=config.intermediate_size,
                 **ranks,
@@ -208,10 +225,13 @@ def forms_of(
     return forms
 
 
-def _laid_out(layout: str, **sizes) -> Form:
+def _laid_out(layout: str, bandwidth: float, **sizes) -> Form:
     if layout in (REPLICATED, SHARDED):
         return Form(**sizes, layout=layout)
     if layout != "auto":
         raise ValueError(f"no layout {layout!r}")
-    replicated = Form(**sizes, layout=REPLICATED)
-    return Form(**sizes, layout=SHARDED) if sizes["tp"] > 1 and replicated.larger_than_dense else replicated
+    replicated, sharded = (Form(**sizes, layout=layout) for layout in (REPLICATED, SHARDED))
+    if replicated.tp == 1:
+        return replicated
+    faster = min(replicated, sharded, key=lambda form: form.decoding_seconds(bandwidth))
+    return sharded if replicated.larger_than_dense else faster

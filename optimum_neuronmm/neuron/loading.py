@@ -35,6 +35,8 @@ def load(model_id, neuronmm: NeuronMMConfig | None, **kwargs):
     config = _read_config(model_id, kwargs)
     if neuronmm is not None:
         compressible_class(config)
+    if not kwargs.get("trust_remote_code"):  # optimum-neuron warns of it
+        kwargs.pop("trust_remote_code", None)
     return NeuronModelForCausalLM.from_pretrained(model_id, neuronmm=neuronmm, **kwargs)
 
 

@@ -37,7 +37,7 @@ from ..families import family_of
 from . import artifact
 from .checkpoint import check_factors, local_checkpoint, read_config
 from .checks import check_artifact, check_shapes, check_target, check_tensor_parallel, checked_dtype
-from .compilation import Compilation, compressed_with, is_compressed
+from .compilation import Compilation, compressed_with, decide_forms, is_compressed
 from .conversion import convert_mlp
 from .decoder import compressed_decoder
 from .selection import check_kernels
@@ -101,9 +101,11 @@ class NeuronMMModel:
     def _export_checkpoint(cls, source: Path, neuron_config, options, load_weights: bool, kwargs: dict):
         """Compiles the compressed checkpoint in `source`, as it is."""
         config = AutoConfig.from_pretrained(source)
-        compilation = Compilation.decide(config, neuron_config, options or compressed_with(config))
-        check_factors(source, config, compilation.forms)
+        options = options or compressed_with(config)
+        forms = decide_forms(config, neuron_config, options)
+        check_factors(source, config, forms)
         artifact.check_companions(source)
+        compilation = Compilation.decide(forms, neuron_config, options)
         print(summarize(compilation, neuron_config), flush=True)
         compilation.write_to(config)
         neuron_config = copy.deepcopy(neuron_config)

@@ -15,9 +15,8 @@
 
 from collections import Counter
 
-from ..kernels import get_machine
-from .compilation import Compilation
-from .form import SHARDED, Form
+from .compilation import Compilation, bandwidth_of
+from .form import EXCHANGE_SECONDS, Form
 
 
 MB = 1e6
@@ -34,16 +33,22 @@ def summarize(compilation: Compilation, neuron_config) -> str:
         f"{'MLP weights per rank':<24}{ours * itemsize / MB:>12,.1f} MB   dense {dense * itemsize / MB:,.1f} MB   "
         f"({ours / dense:.2f})",
         f"{'MLP per token and rank':<24}{2 * ours / MB:>12,.1f} MFLOP   dense {2 * dense / MB:,.1f} MFLOP",
-        *_exchanges(forms, tp),
+        *_exchanges(forms, bandwidth_of(neuron_config)),
         *(_kernel_line(rows, names, forms) for rows, names in compilation.kernels.items()),
     ]
-    return "\n".join([*lines, *_warnings(compilation, neuron_config)])
+    return "\n".join([*lines, *_warnings(forms, bandwidth_of(neuron_config))])
 
 
-def _exchanges(forms: list[Form], tp: int) -> list[str]:
-    if tp == 1:
+def _exchanges(forms: list[Form], bandwidth: float) -> list[str]:
+    if forms[0].tp == 1:
         return []
-    return [f"{'exchanges per layer':<24}{_counted(form.collectives for form in forms):>12}   dense 1"]
+    ours = sum(form.decoding_seconds(bandwidth) for form in forms) / len(forms) * 1e6
+    dense = sum(form.dense_decoding_seconds(bandwidth) for form in forms) / len(forms) * 1e6
+    return [
+        f"{'exchanges per layer':<24}{_counted(form.collectives for form in forms):>12}   dense 1",
+        f"{'decoding, per layer':<24}{ours:>12,.1f} us   dense {dense:,.1f} us   (predicted: weights read at the bandwidth "
+        f"of HBM, and {EXCHANGE_SECONDS * 1e6:.0f} us for an exchange, which is assumed)",
+    ]
 
 
 def _kernel_line(rows: str, names: list[str | None], forms: list[Form]) -> str:
@@ -58,25 +63,22 @@ def _counted(values) -> str:
     return str(*counts) if len(counts) == 1 else ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
-def _warnings(compilation: Compilation, neuron_config) -> list[str]:
-    forms = [form for form in compilation.forms if form is not None]
-    lines = []
-    for name, count in Counter(name for form in forms for name in form.larger_than_dense).items():
+def _warnings(forms: list[Form], bandwidth: float) -> list[str]:
+    counts = Counter(name for form in forms for name in form.larger_than_dense)
+    lines = [
+        f"WARNING: {name} holds no less per rank than dense in {_layers(count)}: leave it dense (projections), compress more, "
+        "or use another layout or number of ranks."
+        for name, count in counts.items()
+    ]
+    slower = [form for form in forms if form.decoding_seconds(bandwidth) >= form.dense_decoding_seconds(bandwidth)]
+    if slower:
         lines.append(
-            f"WARNING: {name} holds more per rank than dense in {count} layers: leave it dense (projections), compress more, "
-            "or use layout sharded."
-        )
-    sharded = [form for form in forms if form.layout == SHARDED]
-    if forms[0].tp > 1 and sharded:
-        machine = get_machine(neuron_config.target)
-        saved = sum(form.dense_parameters - form.parameters for form in sharded) * neuron_config.torch_dtype.itemsize
-        bandwidth = machine.bandwidth * neuron_config.logical_nc_config
-        microseconds = saved / len(sharded) / bandwidth * 1e6
-        extra = max(form.collectives for form in sharded) - 1
-        lines.append(
-            f"The sharded layout takes {extra} more exchanges per layer and spares each rank "
-            f"{saved / len(sharded) / MB:.2f} MB of weights per layer, {microseconds:.0f} us of HBM traffic for a token "
-            f"(predicted, {bandwidth / 1e9:.0f} GB/s). Where {extra} exchanges take longer on your instance, decoding is "
-            "faster with fewer ranks, or with the dense model."
+            f"WARNING: {_layers(len(slower))} of this model should stay dense on {forms[0].tp} ranks: decoding is predicted to be "
+            "no faster, because the exchanges take longer than reading the weights that are saved. Use fewer ranks, or "
+            "compress more."
         )
     return lines
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s' * (count > 1)}"

@@ -63,3 +63,13 @@ def compress(monkeypatch):
     compress.error = None
     monkeypatch.setitem(sys.modules, "optimum_neuronmm.compression", SimpleNamespace(compress=compress))
     return compress
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Stands in for the child process that compiles; `compilations` holds what it would have been asked for."""
+    from optimum_neuronmm.commands import compilation
+
+    calls = []
+    monkeypatch.setattr(compilation, "compile_in_child", lambda *args, **options: calls.append((args, options)))
+    return calls

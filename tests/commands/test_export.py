@@ -130,21 +130,39 @@ def test_targets_without_the_sdk(run, compress, target):
     assert len(compress.calls) == 1
 
 
-def test_target_cpu_with_the_sdk(run, compress):
+def test_target_cpu_with_the_sdk(run, compress, compilations):
     run("--neuronmm --neuronmm_target cpu", sdk_installed=True)
-    assert len(compress.calls) == 1
+    assert len(compress.calls) == 1 and not compilations
 
 
-@pytest.mark.parametrize(
-    "target, sdk_installed, reason",
-    [
-        ("neuron", False, "the Neuron SDK is not installed"),
-        ("neuron", True, "cannot compile compressed models yet"),
-        ("auto", True, "cannot compile compressed models yet"),
-    ],
-)
-def test_compilation_is_refused(run, compress, capsys, target, sdk_installed, reason):
-    message = fails(run, capsys, f"--neuronmm --neuronmm_target {target}", sdk_installed=sdk_installed)
-    assert reason in message
-    assert "--neuronmm_target cpu" in message
-    assert not compress.calls
+def test_a_compilation_without_the_sdk(run, compress, compilations, capsys):
+    message = fails(run, capsys, "--neuronmm --neuronmm_target neuron")
+    assert "the Neuron SDK is not installed" in message and "--neuronmm_target cpu" in message
+    assert not compress.calls and not compilations
+
+
+@pytest.mark.parametrize("target", ["", "--neuronmm_target auto", "--neuronmm_target neuron"])
+def test_with_the_sdk_a_child_compiles(run, compress, compilations, target):
+    run(f"--neuronmm {target}", sdk_installed=True)
+    ((args, options),) = compilations
+    assert args[:2] == ("model", "out") and not compress.calls
+    shapes = {"instance_type": None, "batch_size": None, "sequence_length": None, "tensor_parallel_size": 1}
+    assert options == {**shapes, "trust_remote_code": False, "cache_dir": None}
+
+
+def test_the_child_gets_what_was_given(run, compilations):
+    run(
+        "--neuronmm --neuronmm_compression_ratio 0.2 --neuronmm_layout sharded --torch_dtype bfloat16 --cache_dir cache "
+        "--trust-remote-code --instance_type inf2 --batch_size 2 --sequence_length 64 --num_cores 4",
+        sdk_installed=True,
+    )
+    (((_, _, options), given),) = compilations
+    assert options == {"compression_ratio": 0.2, "layout": "sharded", "dtype": "bfloat16"}
+    shapes = {"instance_type": "inf2", "batch_size": 2, "sequence_length": 64, "tensor_parallel_size": 4}
+    assert given == {**shapes, "trust_remote_code": True, "cache_dir": "cache"}
+
+
+def test_the_child_is_not_started_for_bad_values(run, compilations, capsys):
+    assert "compression_ratio" in fails(run, capsys, "--neuronmm --neuronmm_compression_ratio 1.5", sdk_installed=True)
+    assert "cannot be combined" in fails(run, capsys, "--neuronmm --subfolder unet", sdk_installed=True)
+    assert not compilations

@@ -21,7 +21,7 @@ from optimum_neuronmm.commands.flags import PREFIX, given_options
 
 
 # What a checkpoint remembers, and --torch_dtype, which is optimum-neuron's flag.
-NOT_FLAGS = {"dtype", "modules", "format_version", "neuronmm_version", "quant_method"}
+NOT_FLAGS = {"dtype", "modules", "compilation", "format_version", "neuronmm_version", "quant_method"}
 OPTIONS = [field for field in fields(configuration.NeuronMMConfig) if field.name not in NOT_FLAGS]
 REQUIRED = ["-m", "model", "out", "--neuronmm"]
 
@@ -48,6 +48,7 @@ def test_help_states_the_default_of_the_config(parser, option):
         ("decomposition", configuration.DECOMPOSITIONS),
         ("target", configuration.TARGETS),
         ("kernel", configuration.KERNELS),
+        ("layout", configuration.LAYOUTS),
     ],
 )
 def test_choices_are_those_of_the_config(parser, name, choices):
@@ -66,7 +67,7 @@ def test_given_options_make_a_config(parser):
         "--neuronmm_compression_ratio 0.2 --neuronmm_block_size 32 --neuronmm_alpha 0.25 --neuronmm_projections gate,up "
         "--neuronmm_decomposition svd --neuronmm_calibration self --neuronmm_calibration notes.txt "
         "--neuronmm_calibration_samples 4 --neuronmm_calibration_length 16 --neuronmm_seed 7 --neuronmm_target cpu "
-        "--neuronmm_kernel compiler"
+        "--neuronmm_kernel compiler --neuronmm_layout sharded"
     )
     options = given_options(parser.parse_args([*REQUIRED, *line.split()]))
     assert options == {
@@ -81,6 +82,7 @@ def test_given_options_make_a_config(parser):
         "seed": 7,
         "target": "cpu",
         "kernel": "compiler",
+        "layout": "sharded",
     }
     config = configuration.NeuronMMConfig(**options)
     assert {name: getattr(config, name) for name in options} == options

@@ -120,10 +120,19 @@ def test_with_the_sdk_options_need_neuronmm(cli, sdk):
 
 
 @needs_optimum_neuron
-def test_with_the_sdk_compiling_is_refused_for_now(cli, sdk):
-    result = cli("export neuron -m model out --neuronmm")
-    assert result.returncode == 1
-    assert "--neuronmm_target cpu" in result.stderr.splitlines()[-1]
+def test_with_the_sdk_the_help_has_upstreams_arguments_and_ours(cli, sdk):
+    result = cli("export neuron --help")
+    assert result.returncode == 0, result.stderr
+    for flag in ("--neuronmm", "--neuronmm_compression_ratio", "--neuronmm_layout", "--dynamic-batch-size"):
+        assert flag in result.stdout
+
+
+@needs_optimum_neuron
+def test_with_half_an_sdk_compiling_says_what_is_missing(cli, sdk, tmp_path):
+    result = cli("export neuron -m model out --neuronmm --instance_type trn1")
+    assert result.returncode == 1 and not (tmp_path / "out").exists()
+    assert "neuronxcc" in result.stderr.splitlines()[-1] or "neuronx-cc" in result.stderr.splitlines()[-1]
+    assert "child:" not in result.stdout, "a shell was asked"
 
 
 @needs_optimum_neuron

@@ -92,3 +92,9 @@ def test_with_neuronmm_the_original_does_not_run(command, compress):
     args.func(args).run()
     assert len(compress.calls) == 1
     assert not command.plain_runs
+
+
+def test_with_neuronmm_a_child_compiles(command, compress, compilations):
+    args = parse(command, "-m model out --neuronmm --instance_type trn1")
+    args.func(args).run()
+    assert len(compilations) == 1 and not compress.calls and not command.plain_runs
