@@ -11,7 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What one rank of tensor parallelism holds of a compressed MLP, in both layouts, beside dense. Arithmetic, no model needed.
+"""What one rank of tensor parallelism holds of a compressed MLP, in both layouts, beside dense, and which is chosen for
+bfloat16 on trn1. Arithmetic, no model needed.
 
 python benchmarks/layouts.py [--json FILE]
 """
@@ -20,6 +21,7 @@ import argparse
 import json
 from pathlib import Path
 
+from optimum_neuronmm.kernels import get_machine
 from optimum_neuronmm.neuron.form import REPLICATED, SHARDED, Form
 from optimum_neuronmm.ranks import Shape, uniform_rank
 
@@ -43,7 +45,10 @@ def rows(block_size: int = 128, alpha: float = 0.5) -> list[dict]:
             r = uniform_rank(Shape(H, I), ratio, block_size, alpha)
             for tp in RANKS:
                 forms = {layout: Form(H, I, r, r, r, tp=tp, layout=layout) for layout in (REPLICATED, SHARDED)}
-                chosen = SHARDED if tp > 1 and forms[REPLICATED].larger_than_dense else REPLICATED
+                bandwidth = get_machine("trn1").bandwidth / 2
+                chosen = min(forms, key=lambda layout, forms=forms: forms[layout].decoding_seconds(bandwidth))
+                chosen = SHARDED if tp > 1 and forms[REPLICATED].larger_than_dense else chosen
+                should = forms[chosen].decoding_seconds(bandwidth) < forms[chosen].dense_decoding_seconds(bandwidth)
                 found.append(
                     {
                         "model": model,
@@ -51,7 +56,7 @@ def rows(block_size: int = 128, alpha: float = 0.5) -> list[dict]:
                         "rank": r,
                         "tp": tp,
                         **{layout: form.parameters / form.dense_parameters for layout, form in forms.items()},
-                        "chosen": chosen if tp > 1 else "nothing is cut",
+                        "chosen": (chosen if should else "stay dense") if tp > 1 else "nothing is cut",
                         "exchanges": forms[chosen].collectives,
                     }
                 )
