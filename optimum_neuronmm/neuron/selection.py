@@ -20,6 +20,7 @@ and compared with its reference (`probe`). What comes out is a table that travel
 import os
 
 import torch
+from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import NeuronMMError
@@ -95,11 +96,9 @@ def choose_kernels(
         return nothing
     refusal = check_kernels(setting, dtype)
     if refusal is None:
-        choices = {}
-        for n in rows:
-            for form in forms:
-                if form is not None and (form, n) not in choices:
-                    choices[form, n] = _choose(form, n, dtype, target, cores, setting)
+        different = dict.fromkeys((form, n) for n in rows for form in forms if form is not None)
+        progress = tqdm(different, desc="Trying kernels", unit="MLP", leave=False)
+        choices = {(form, n): _choose(form, n, dtype, target, cores, setting) for form, n in progress}
         return {str(n): [choices.get((form, n)) for form in forms] for n in rows}
     logger.warning(f"No fused kernels: {refusal}. The compiler lowers plain matrix products.")
     return nothing
