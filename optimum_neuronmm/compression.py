@@ -32,11 +32,11 @@ from .calibration import (
     file_stats,
     held_out_count,
 )
+from .card import write_model_card
 from .checkpoint import write_checkpoint
 from .configuration import FORMAT_VERSION, NeuronMMConfig
 from .errors import NeuronMMError
 from .families import family_of
-from .hub import write_model_card
 from .layerwise import compress_layers
 from .report import REPORT_NAME, format_report
 from .sampling import sampler

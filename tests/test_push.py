@@ -31,8 +31,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from optimum_neuronmm import push_to_hub
+from optimum_neuronmm.card import model_card
 from optimum_neuronmm.errors import NeuronMMError
-from optimum_neuronmm.hub import model_card
 from optimum_neuronmm.hub_errors import WAITS, Secrets
 from optimum_neuronmm.report import load_report
 

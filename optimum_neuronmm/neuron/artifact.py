@@ -27,9 +27,9 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from ..card import write_model_card
 from ..compiled import COMPILED_CONFIG, COMPILED_WEIGHTS, check_whole
 from ..errors import NeuronMMError
-from ..hub import write_model_card
 from ..report import REPORT_NAME, load_report
 from ..source import COMPANIONS
 from ..workspace import explained_disk_errors
