@@ -27,6 +27,9 @@ COMPILED_CONFIG = "neuron_config.json"
 COMPILED_GRAPHS = "model.pt"
 COMPILED_WEIGHTS = "checkpoint/weights"
 
+_MOST_RANKS = 1024
+_RANK = "rank_util.rank"  # the tensor by which a rank knows its number
+
 
 def shard_name(rank: int) -> str:
     """The file of one rank's weights, in the directory of a compiled model."""
@@ -69,30 +72,52 @@ def find_compiled(model_id, **hub) -> dict | None:
     return compiled
 
 
+def ranks_here(model_id, compiled: dict) -> range:
+    """The ranks whose weights a compiled model has to hold: all of them, unless it is for several hosts.
+
+    Raises:
+        NeuronMMError: neuron_config.json has numbers that cannot be.
+    """
+    ranks = compiled.get("tp_degree")
+    first = 0 if compiled.get("start_rank_id") is None else compiled["start_rank_id"]
+    here = ranks if compiled.get("local_ranks_size") is None else compiled["local_ranks_size"]
+    if any(type(number) is not int for number in (ranks, first, here)) or not 1 <= ranks <= _MOST_RANKS:
+        raise NeuronMMError(
+            f"{COMPILED_CONFIG} of {model_id} must have a positive integer tp_degree, got {ranks!r} ({_MOST_RANKS} is the most), "
+            "and integers for its ranks. Compile the model again."
+        )
+    if first < 0 or not 1 <= here <= ranks - first:
+        raise NeuronMMError(
+            f"{COMPILED_CONFIG} of {model_id} has start_rank_id {first} and local_ranks_size {here}: expected some of the ranks 0 "
+            f"to {ranks - 1}. Compile the model again."
+        )
+    return range(first, first + here)
+
+
 def check_whole(directory: Path, compiled: dict) -> None:
     """Checks that the graphs and the weights of every rank are there.
 
     Raises:
-        NeuronMMError: naming what is missing or damaged.
+        NeuronMMError: naming what is missing, damaged or of another rank.
     """
-    ranks, first = compiled.get("tp_degree"), compiled.get("start_rank_id") or 0
-    here = compiled.get("local_ranks_size") or ranks
-    if any(type(number) is not int for number in (ranks, first, here)) or ranks < 1:
-        raise NeuronMMError(
-            f"{COMPILED_CONFIG} of {directory} must have a positive integer tp_degree, got {ranks!r}, and integers for its ranks. "
-            "Compile the model again."
-        )
-    shards = [shard_name(rank) for rank in range(first, first + here)]
-    for name in (COMPILED_GRAPHS, *shards):
+    shards = {rank: shard_name(rank) for rank in ranks_here(directory, compiled)}
+    for name in (COMPILED_GRAPHS, *shards.values()):
         if not (directory / name).is_file() or not (directory / name).stat().st_size:
             raise NeuronMMError(
                 f"{directory} lacks {name}: it is not a whole compiled model. Fetch or compile it again."
             )
-    for name in shards:
-        try:
-            with safe_open(directory / name, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
+    for rank, name in shards.items():
+        found = _rank_of(directory / name)
+        if found not in (None, rank):
             raise NeuronMMError(
-                f"{directory / name} is damaged or incomplete ({error}). Fetch or compile it again."
-            ) from error
+                f"{directory / name} holds the weights of rank {found}: expected those of rank {rank}. Fetch or compile it again."
+            )
+
+
+def _rank_of(shard: Path) -> int | None:
+    """The rank whose weights a file holds, None where it does not say so. Only that tensor is read."""
+    try:
+        with safe_open(shard, framework="pt") as file:
+            return int(file.get_tensor(_RANK)) if _RANK in file.keys() else None
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise NeuronMMError(f"{shard} is damaged or incomplete ({error}). Fetch or compile it again.") from error

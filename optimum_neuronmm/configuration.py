@@ -66,8 +66,8 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         kernel: "nki" insists on the fused kernels, "compiler" lets the compiler lower plain matrix products, "auto"
             tries each kernel and falls back.
         layout: of the factors over the ranks of tensor parallelism: "replicated" (one factor whole on every rank, no
-            extra exchange), "sharded" (both cut, two more exchanges per layer), or "auto": replicated while that holds
-            less on a rank than the dense weights.
+            extra exchange), "sharded" (both cut, two more exchanges per layer), or "auto": what is predicted to decode
+            faster, and never replicated where a rank would hold no less than of the dense weights.
         dtype: dtype of the checkpoint that is written; None keeps each tensor's own.
         modules: set by compression: `{module path: {"rank": r, "storage": "uv"}}`. What is not listed is dense.
         compilation: set by a compilation: number of ranks, layout and kernels of every layer.

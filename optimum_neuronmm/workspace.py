@@ -11,10 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The hidden directory beside the output in which a compression works, so that it can be interrupted and resumed."""
+"""The hidden directory beside the output in which a compression works, so that it can be interrupted and resumed.
+
+Also the locks by which compilations and saves keep out of each other's way.
+"""
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -137,25 +141,12 @@ class Workspace:
 
     def _acquire(self):
         """The locked lock file, which keeps other processes out until it is closed."""
-        lock = None
-        try:
+        with _explained_refusal(self.output_dir):
             if not _is_workspace(self.path):
                 raise NeuronMMError(
                     f"{self.path} exists and is not of a compression. Move it away, or choose another output."
                 )
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / _LOCK, "w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its owner may have removed it after it was opened here.
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / _LOCK)):
-                return lock
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except OSError as error:
-            raise NeuronMMError(f"{self.output_dir} cannot be written: {error}.") from error
-        if lock is not None:
-            lock.close()
-        raise NeuronMMError(f"Another process is writing {self.output_dir}. Wait for it, or choose another.")
+            return _locked_for_writing(self.path, self.output_dir)
 
     @contextmanager
     def _written_whole(self, name: str) -> Iterator[Path]:
@@ -169,6 +160,69 @@ class Workspace:
             if entry.name == _LOCK:
                 continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@contextmanager
+def sole_writer(output_dir: Path) -> Iterator[None]:
+    """Keeps other runs from the same output, which is checked as by `check_output_dir`.
+
+    Raises:
+        NeuronMMError: another process writes it, or it is no output to write to.
+    """
+    check_output_dir(output_dir)
+    hidden = hidden_path(output_dir, output_dir.parent, "export")
+    with _explained_refusal(output_dir):
+        lock = _locked_for_writing(hidden, output_dir)
+    try:
+        check_output_dir(output_dir)  # another run may have finished in between
+        yield
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        lock.close()
+
+
+def hidden_path(output_dir: Path, folder: Path, purpose: str) -> Path:
+    """A hidden directory in `folder`, always the same one for an output and a purpose, however long the output's name."""
+    digest = hashlib.sha256(os.fsencode(output_dir.name)).hexdigest()[:8]
+    return folder / f".{output_dir.name[:40]}-{digest}.{purpose}"
+
+
+def lock_directory(directory: Path, wait: bool = False):
+    """Makes a hidden directory and returns its locked lock file, or None where another process has it.
+
+    It keeps others out until it is closed. Its owner may remove the directory before that, and who waited tries again.
+
+    Raises:
+        OSError: the directory cannot be made.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = None
+    try:
+        lock = open(directory / _LOCK, "w")
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        # Its owner may have removed it after it was opened here.
+        if os.path.samestat(os.fstat(lock.fileno()), os.stat(directory / _LOCK)):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    if lock is not None:
+        lock.close()
+    return None
+
+
+def _locked_for_writing(directory: Path, output_dir: Path):
+    lock = lock_directory(directory)
+    if lock is None:
+        raise NeuronMMError(f"Another process is writing {output_dir}. Wait for it, or choose another.")
+    return lock
+
+
+@contextmanager
+def _explained_refusal(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NeuronMMError(f"{output_dir} cannot be written: {error}.") from error
 
 
 def workspace_path(output_dir: Path) -> Path:

@@ -48,5 +48,6 @@ def save_compiled_form(compressed: Path, directory: Path, **changes) -> Path:
     weights = directory / "checkpoint" / "weights"
     weights.mkdir(parents=True)
     for rank in range(neuron_config["tp_degree"]):
-        save_file({"weight": torch.full((8, 8), float(rank))}, weights / f"tp{rank}_sharded_checkpoint.safetensors")
+        shard = {"weight": torch.full((8, 8), float(rank)), "rank_util.rank": torch.tensor([rank], dtype=torch.int32)}
+        save_file(shard, weights / f"tp{rank}_sharded_checkpoint.safetensors")
     return directory

@@ -14,10 +14,13 @@
 """What is taken for a compiled model, and for a whole one."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from optimum_neuronmm import NeuronMMError
 from optimum_neuronmm.compiled import check_whole, find_compiled, shard_name
@@ -88,11 +91,33 @@ class TestWhole:
     @pytest.mark.parametrize(
         "changes",
         [{"tp_degree": value} for value in (None, "2", True, 0, -1, 2.0)]
-        + [{"start_rank_id": "0"}, {"local_ranks_size": [2]}],
+        + [{"tp_degree": 1025}, {"tp_degree": 10**10}, {"start_rank_id": "0"}, {"local_ranks_size": [2]}],
     )
     def test_numbers_that_are_none(self, directory, changes):
         with pytest.raises(NeuronMMError, match="positive integer tp_degree"):
             check_whole(directory, json.loads(json.dumps({**NEURON_CONFIG, **changes})))
+
+    @pytest.mark.parametrize(("first", "here"), [(0, 10**10), (0, 3), (0, 0), (0, -1), (1, 2), (2, 1), (-1, 1)])
+    def test_ranks_that_cannot_be(self, directory, first, here):
+        changes = {"start_rank_id": first, "local_ranks_size": here}
+        with pytest.raises(
+            NeuronMMError, match=f"start_rank_id {first} and local_ranks_size {here}: expected some of"
+        ):
+            check_whole(directory, {**NEURON_CONFIG, **changes})
+
+    def test_weights_of_another_rank(self, directory):
+        shutil.copyfile(directory / shard_name(0), directory / shard_name(1))
+        with pytest.raises(NeuronMMError, match="tp1_.* holds the weights of rank 0: expected those of rank 1"):
+            check_whole(directory, NEURON_CONFIG)
+
+    def test_weights_that_do_not_say_their_rank(self, directory):
+        save_file({"weight": torch.zeros(2)}, directory / shard_name(1))
+        check_whole(directory, NEURON_CONFIG)
+
+    def test_a_rank_that_is_no_number(self, directory):
+        save_file({"rank_util.rank": torch.arange(2)}, directory / shard_name(1))
+        with pytest.raises(NeuronMMError, match="tp1_sharded_checkpoint.safetensors is damaged"):
+            check_whole(directory, NEURON_CONFIG)
 
 
 def test_nothing_of_the_sdk_is_imported():

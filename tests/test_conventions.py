@@ -104,6 +104,7 @@ ALLOWED = {
     "configuration": {"errors", "version"},
     "errors": set(),
     "version": set(),
+    "processes": set(),
     "ranks": {"errors"},
     "families": {"errors"},
     "kernels": {"kernels"},
@@ -116,6 +117,7 @@ FORBIDDEN = {"neuron": {"commands", "recipes", "auto"}}
 FOREIGN = {
     "errors": set(),
     "version": set(),
+    "processes": set(),
     "ranks": {"numpy"},
     "decomposition": {"numpy", "torch"},
     "calibration": {"numpy", "torch", "datasets"},
@@ -196,7 +198,8 @@ def test_imports_are_declared(path):
 @pytest.mark.parametrize("path", files_of("commands"), ids=relative)
 def test_commands_are_cheap_to_import(path):
     # `optimum-cli` imports them on every call, so whatever takes time belongs inside `run`.
-    cheap = ("optimum.commands", "optimum_neuronmm.commands", "optimum_neuronmm.errors", "optimum_neuronmm.version")
+    own = ("commands", "errors", "processes", "version")
+    cheap = ("optimum.commands", *(f"optimum_neuronmm.{name}" for name in own))
     eager = {name for name in imports(path, everywhere=False) if name.split(".")[0] not in sys.stdlib_module_names}
     wrong = {name for name in eager if not within(name, *cheap)}
     assert not wrong, f"{relative(path)} must import {wrong} inside run()"

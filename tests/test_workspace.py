@@ -32,6 +32,9 @@ from optimum_neuronmm.workspace import (
     check_disk_space,
     check_output_dir,
     explained_disk_errors,
+    hidden_path,
+    lock_directory,
+    sole_writer,
     workspace_path,
 )
 
@@ -466,3 +469,51 @@ except NeuronMMError as error:
         workspace = Workspace(output, "f")
         assert workspace.load("old")["a"].tolist() == [0] * 9
         assert not (workspace.path / "x").exists() and not (workspace.path / "x.safetensors").exists()
+
+
+class TestSoleWriter:
+    def test_one_at_a_time(self, output):
+        with sole_writer(output):
+            with pytest.raises(NeuronMMError, match="Another process is writing .*out put. Wait for it, or choose"):
+                with sole_writer(output):
+                    raise AssertionError
+            with sole_writer(output.with_name("another")):
+                pass
+        with sole_writer(output):
+            pass
+        assert list(output.parent.iterdir()) == []
+
+    def test_after_one_that_was_killed(self, output):
+        lock_directory(hidden_path(output, output.parent, "export")).close()
+        with sole_writer(output):
+            pass
+        assert list(output.parent.iterdir()) == []
+
+    def test_an_output_that_another_has_finished(self, output, monkeypatch):
+        """Between the look at it and the lock."""
+
+        def finish(*args):
+            (output / "model").mkdir(parents=True)
+            return lock_directory(*args)
+
+        monkeypatch.setattr(module, "lock_directory", finish)
+        with pytest.raises(NeuronMMError, match="exists and is not empty"):
+            with sole_writer(output):
+                raise AssertionError
+        assert [path.name for path in output.parent.iterdir()] == ["out put"]
+
+    def test_where_nothing_can_be_written(self, output, monkeypatch):
+        def refuse(*args):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(module, "lock_directory", refuse)
+        with pytest.raises(NeuronMMError, match="cannot be written: .*Permission denied"):
+            with sole_writer(output):
+                raise AssertionError
+
+    def test_hidden_names_are_their_own(self, tmp_path):
+        names = ["a" * 255, "a" * 254, "\u8a9e" * 85, "x", ".x", "-x\ny"]
+        paths = {hidden_path(tmp_path / name, tmp_path, "save") for name in names}
+        assert len(paths) == len(names)
+        for path in paths:
+            lock_directory(path).close()

@@ -23,13 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import NeuronMMError
+from ..processes import python_command
 
 
 MODULE = "optimum_neuronmm.commands.child"
-_ENVIRONMENT = {
-    "TORCHDYNAMO_DISABLE": "1",  # as optimum-neuron's own exporter: it does not go with Neuron
-    "PYTHONSAFEPATH": "1",  # modules are not looked for in the folder where the user happens to be
-}
+_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1"}  # as optimum-neuron's own exporter: it does not go with Neuron
 # What asks a program to end. By default these two would end this one, and leave the child behind.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -45,7 +43,7 @@ def compile_in_child(model: str, output: Path, options: dict, **compilation) -> 
     request = {"model": model, "output": str(output), "options": options, **compilation}
     with _interruptible():
         # A session of its own: Ctrl-C reaches it once, through `_wait`, and it can put away what is half-written.
-        command = [sys.executable, "-m", MODULE, json.dumps(request)]
+        command = python_command(MODULE, json.dumps(request))
         child = subprocess.Popen(command, env=os.environ | _ENVIRONMENT, start_new_session=True)
         status = _wait(child)
     if status == -signal.SIGINT:  # it was interrupted before it could say so

@@ -127,7 +127,7 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
     add(
         "layout",
         "How the factors lie on the ranks of tensor parallelism: one of the two whole on every rank (replicated), both cut "
-        "at the price of two more exchanges per layer (sharded), or auto: replicated while that is less than dense.",
+        "at the price of two more exchanges per layer (sharded), or auto: what is predicted to decode faster.",
         "auto",
         choices=["auto", "replicated", "sharded"],
     )

@@ -20,20 +20,25 @@ report, the model card and what belongs to the tokenizer. optimum-neuron's own c
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from transformers.utils import logging
 
 from ..card import write_model_card
-from ..compiled import COMPILED_CONFIG, COMPILED_WEIGHTS, check_whole
+from ..compiled import COMPILED_CONFIG, COMPILED_WEIGHTS, check_whole, ranks_here
 from ..errors import NeuronMMError
 from ..report import REPORT_NAME, load_report
 from ..source import COMPANIONS
-from ..workspace import explained_disk_errors
+from ..workspace import explained_disk_errors, hidden_path, lock_directory
 from .compilation import compressed_with
+
+
+logger = logging.get_logger(__name__)
+
+_SHARDS = "tp*_sharded_checkpoint.safetensors"
 
 
 def local_artifact(model_id, compiled: dict, **hub) -> Path:
@@ -42,8 +47,14 @@ def local_artifact(model_id, compiled: dict, **hub) -> Path:
     hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
     Raises:
-        NeuronMMError: a file is missing, damaged or cannot be fetched.
+        NeuronMMError: a file is missing, damaged or cannot be fetched, or the model needs other hosts beside this one.
     """
+    ranks = ranks_here(model_id, compiled)
+    if len(ranks) < compiled["tp_degree"]:
+        raise NeuronMMError(
+            f"{model_id} is the part of a model for ranks {ranks[0]} to {ranks[-1]} of {compiled['tp_degree']}: expected one "
+            "with all ranks, since it runs on one machine. Compile it again."
+        )
     directory = Path(model_id) if os.path.isdir(model_id) else _fetched(str(model_id), hub)
     check_whole(directory, compiled)
     return directory
@@ -84,11 +95,9 @@ def save(model, directory: Path, source: Path, write: Callable) -> None:
     directory = directory.resolve()
     if directory.exists() and not directory.is_dir():
         raise NeuronMMError(f"{directory} is a file: expected a directory to save the model in.")
-    if not source.is_dir():
-        raise NeuronMMError(f"The weights were in {source}, which is gone: compile the model again to save it.")
-    with explained_disk_errors(directory), _staging(directory) as staged:
-        write(str(staged))
-        _add_companions(model, source, staged)
+    # Inside it if it exists, since nothing beside it may be writable.
+    folder = directory if directory.is_dir() else directory.parent
+    with _written(model, directory, folder, source, write) as staged:
         try:
             os.rename(staged, directory)  # an empty directory gives way
         except OSError:  # it holds files, or a disk is mounted on it
@@ -97,17 +106,57 @@ def save(model, directory: Path, source: Path, write: Callable) -> None:
             _move_into(staged, directory)
 
 
+def save_new(model, directory: Path, source: Path, write: Callable) -> None:
+    """As `save`, but a directory that holds anything by now is refused, and stays as it is."""
+    with _written(model, directory, directory.parent, source, write) as staged:
+        try:
+            os.rename(staged, directory)
+        except OSError as error:
+            raise NeuronMMError(
+                f"{directory} did not exist or was empty when the compilation began, and the compiled model cannot take its "
+                f"place now ({error.strerror}). What is there was left as it is. Run the same command with another output, or "
+                "remove it: the compressed model is kept."
+            ) from error
+
+
 @contextmanager
-def _staging(directory: Path) -> Iterator[Path]:
-    """Where to write, on the disk of `directory`: inside it if it exists, since nothing beside it may be writable."""
-    folder = directory if directory.is_dir() else directory.parent
+def _written(model, directory: Path, folder: Path, source: Path, write: Callable) -> Iterator[Path]:
+    """The whole model in a hidden directory of `folder`, on the disk of `directory`."""
+    if not source.is_dir():
+        raise NeuronMMError(f"The weights were in {source}, which is gone: compile the model again to save it.")
+    with explained_disk_errors(directory), _staging(directory, folder) as staged:
+        write(str(staged))
+        _add_companions(model, source, staged)
+        for shard in (staged / COMPILED_WEIGHTS).glob(_SHARDS):
+            # safetensors lets nobody else read them. A server may be another user.
+            shutil.copymode(staged / COMPILED_CONFIG, shard)
+        yield staged
+
+
+@contextmanager
+def _staging(directory: Path, folder: Path) -> Iterator[Path]:
+    """Where to write in `folder`. What a save to the same place left there when it was killed is gone."""
+    hidden = hidden_path(directory, folder, "save")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=f".{directory.name[:50]}-", dir=folder)
+        lock = _wait_for(hidden, directory)
     except OSError as error:
         raise NeuronMMError(f"{directory} cannot be written: {error.strerror} ({folder}).") from error
-    with beside:
-        yield Path(beside.name) / "model"
+    try:
+        shutil.rmtree(hidden / "model", ignore_errors=True)
+        yield hidden / "model"
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        lock.close()
+
+
+def _wait_for(hidden: Path, directory: Path):
+    lock = lock_directory(hidden)
+    if lock is None:
+        logger.warning(f"Another process saves a model to {directory}: waiting for it.")
+    while lock is None:
+        lock = lock_directory(hidden, wait=True)
+    return lock
 
 
 def _add_companions(model, source: Path, staged: Path) -> None:
@@ -124,7 +173,7 @@ def _move_into(staged: Path, directory: Path) -> None:
     files = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
     last = Path("config.json")
     (directory / last).unlink(missing_ok=True)
-    for path in (directory / COMPILED_WEIGHTS).glob("*"):
+    for path in (directory / COMPILED_WEIGHTS).glob(_SHARDS):
         if path.relative_to(directory) not in files:  # of a rank that this model does not have
             path.unlink(missing_ok=True)
     for name in [*(name for name in files if name != last), last]:

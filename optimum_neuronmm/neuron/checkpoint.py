@@ -55,9 +55,10 @@ def read_config(model_id, trust_remote_code: bool = False, **hub):
 
 
 def _not_a_model(model_id, reason: str) -> NeuronMMError:
+    advice = " Check the spelling, the connection and, for gated models, that you are logged in (hf auth login)."
     return NeuronMMError(
-        f"{model_id} cannot be used: {textwrap.shorten(reason, 500).rstrip('.')}. Expected the directory or Hub id of a decoder model. Check the spelling, the "
-        "connection and, for gated models, that you are logged in (hf auth login)."
+        f"{model_id} cannot be used: {textwrap.shorten(reason, 500).rstrip('.')}. Expected the directory or Hub id of a decoder "
+        f"model.{'' if os.path.isdir(model_id) else advice}"
     )
 
 

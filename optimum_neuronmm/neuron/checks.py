@@ -16,11 +16,15 @@
 from optimum.neuron.utils import instance, system
 from optimum.neuron.utils.version_utils import get_neuronxcc_version
 from optimum.neuron.version import __version__ as optimum_neuron_version
+from transformers.utils import logging
 
 from ..configuration import DTYPES
 from ..errors import NeuronMMError
 
 
+logger = logging.get_logger(__name__)
+
+_STRETCH = 8  # a sequence_length above so many times the positions that a model was trained on is a mistake
 # Arguments that say how to compile. For a model that is compiled already, they have to be those that it was compiled with.
 _SETTLED = {
     "batch_size": "batch_size",
@@ -64,6 +68,34 @@ def check_tensor_parallel(config, size: int, on_device: bool) -> None:
         raise NeuronMMError(
             f"tensor_parallel_size={size} needs as many Neuron cores, and there are {cores} here. Use fewer, or compile for "
             "another machine with optimum-cli."
+        )
+
+
+def check_sizes(config, neuron_config) -> None:
+    """Checks sizes against those of the model.
+
+    The positions of rotary embeddings are computed, and go beyond those that a model was trained on: that is a warning, up to
+    what no model can make sense of.
+
+    Raises:
+        NeuronMMError: the sequence is far longer than the model's, or tokens cannot be sampled from a rank's vocabulary.
+    """
+    length, trained = neuron_config.sequence_length, getattr(config, "max_position_embeddings", None)
+    if trained and length > _STRETCH * trained:
+        raise NeuronMMError(
+            f"sequence_length={length} is more than {_STRETCH} times the {trained} positions that the model was made for "
+            f"(max_position_embeddings). Use {trained} or less."
+        )
+    if trained and length > trained:
+        logger.warning(
+            f"sequence_length={length} is more than the {trained} positions that the model was made for: text beyond them may "
+            "make no sense."
+        )
+    ranks, most = neuron_config.tp_degree, neuron_config.max_topk or 0  # 0 or less: all are sorted
+    if neuron_config.on_device_sampling and -(-config.vocab_size // ranks) < most:
+        raise NeuronMMError(
+            f"tensor_parallel_size={ranks} leaves each rank fewer than {most} of the {config.vocab_size} tokens of the vocabulary, "
+            f"and the device samples from the {most} best of each (max_topk). Use fewer ranks."
         )
 
 
@@ -124,7 +156,8 @@ def check_artifact(model_id, compiled: dict, arguments: dict) -> None:
     for argument, name in _SETTLED.items():
         asked, has = arguments.get(argument), compiled.get(name)
         same = {"target": _normalized, "torch_dtype": checked_dtype}.get(name, lambda value: value)
-        if asked is not None and same(asked) not in (None, has):
+        wanted = None if asked is None else same(asked)
+        if wanted is not None and (type(wanted), wanted) != (type(has), has):  # True is no number
             raise NeuronMMError(
                 f"{argument}={asked} was asked for, but {model_id} is compiled for {has}. Leave it out, or compile the model again."
             )

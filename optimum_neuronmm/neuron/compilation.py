@@ -88,6 +88,10 @@ class Compilation:
         }
         config.quantization_config = {**_quantization_dict(config), "compilation": written}
 
+    def kernel_names(self) -> list[str]:
+        """Every kernel that a layer of some graph uses."""
+        return sorted({name for names in self.kernels.values() for name in names if name is not None})
+
     def kernels_of(self, layer: int) -> dict[int, str | None]:
         """Rows of a graph -> the kernel of a layer."""
         return {int(rows): names[layer] for rows, names in self.kernels.items()}

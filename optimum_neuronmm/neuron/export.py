@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..configuration import NeuronMMConfig
 from ..errors import NeuronMMError
-from ..workspace import check_output_dir
+from ..workspace import sole_writer
 from .sdk import require_sdk
 
 
@@ -35,6 +35,8 @@ def export(
 ) -> None:
     """Writes a compiled model into `output`, which must not exist or be empty, and is not touched before the end.
 
+    No other export can write it meanwhile.
+
     Args:
         model: directory or Hub id, of a dense model or a compressed one.
         options: of the compression; its `dtype` is also the one to compile for.
@@ -44,24 +46,24 @@ def export(
         NeuronMMError: for every input that can be put right.
     """
     output = Path(output).resolve()
-    check_output_dir(output)
-    require_sdk("optimum.neuron")
-    _set_target(instance_type)
-    require_sdk()
+    with sole_writer(output):
+        require_sdk("optimum.neuron")
+        _set_target(instance_type)
+        require_sdk()
 
-    from .loading import compile_model
+        from .loading import compile_model
 
-    compiled = compile_model(
-        model,
-        options,
-        instance_type=instance_type,
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-        tensor_parallel_size=tensor_parallel_size,
-        trust_remote_code=trust_remote_code,
-        cache_dir=cache_dir,
-    )
-    compiled.save_pretrained(output)
+        compiled = compile_model(
+            model,
+            options,
+            instance_type=instance_type,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            tensor_parallel_size=tensor_parallel_size,
+            trust_remote_code=trust_remote_code,
+            cache_dir=cache_dir,
+        )
+        compiled.save_new(output)
     print(
         f"Compiled into {output}. On the instance:\n"
         "  from optimum_neuronmm import NeuronModelForCausalLM\n"

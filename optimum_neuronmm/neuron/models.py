@@ -19,9 +19,12 @@ the class up there.
 """
 
 import copy
+import os
 import shutil
+import textwrap
 from functools import wraps
 from pathlib import Path
+from subprocess import SubprocessError
 
 from optimum.neuron.models import auto_model
 from optimum.neuron.models.inference import auto_models  # noqa: F401 - fills the registry
@@ -30,13 +33,13 @@ from optimum.neuron.utils import system
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from ..compiled import COMPILED_CONFIG, find_compiled
+from ..compiled import COMPILED_CONFIG, COMPILED_GRAPHS, find_compiled
 from ..configuration import as_config
 from ..errors import NeuronMMError
 from ..families import family_of
 from . import artifact
 from .checkpoint import check_factors, local_checkpoint, read_config
-from .checks import check_artifact, check_shapes, check_target, check_tensor_parallel, checked_dtype
+from .checks import check_artifact, check_shapes, check_sizes, check_target, check_tensor_parallel, checked_dtype
 from .compilation import Compilation, compressed_with, decide_forms, is_compressed
 from .conversion import convert_mlp
 from .decoder import compressed_decoder
@@ -94,6 +97,7 @@ class NeuronMMModel:
         trust, hub = bool(kwargs.get("trust_remote_code")), {name: kwargs.get(name) for name in _HUB}
         config = config or read_config(model_id, trust, **hub)
         cls._check(config, options, neuron_config.tp_degree, neuron_config.target, load_weights)
+        check_sizes(config, neuron_config)
         source = local_checkpoint(model_id, options, trust, **hub)
         return cls._export_checkpoint(source, neuron_config, options, load_weights, kwargs)
 
@@ -111,7 +115,16 @@ class NeuronMMModel:
         neuron_config = copy.deepcopy(neuron_config)
         # The weights are those of `source`. By an id, optimum-neuron would fetch the dense model's.
         neuron_config.checkpoint_id = neuron_config.checkpoint_revision = None
-        model = super()._export(str(source), config, neuron_config, load_weights=load_weights, **kwargs)
+        try:
+            model = super()._export(str(source), config, neuron_config, load_weights=load_weights, **kwargs)
+        except (RuntimeError, SubprocessError) as error:
+            used = compilation.kernel_names()
+            if not used:
+                raise
+            raise NeuronMMError(
+                f"The model could not be compiled ({_brief(error)}). Its MLPs use the kernels {', '.join(used)}. See whether it "
+                "compiles without them: kernel='compiler'."
+            ) from error
         model._source = source.resolve()
         return model
 
@@ -127,10 +140,11 @@ class NeuronMMModel:
         check_shapes(**shapes)
         ranks = shapes["tensor_parallel_size"] or max(system.get_available_cores(), 1)
         cls._check(config, options, ranks, instance_type, load_weights)
+        shapes |= {"tensor_parallel_size": ranks, "instance_type": instance_type}
+        check_sizes(config, cls._planned(config, shapes))
         source = local_checkpoint(model_id, options, trust, **hub)
         config = AutoConfig.from_pretrained(source)
         config.dtype = dtype or config.dtype
-        shapes |= {"tensor_parallel_size": ranks, "instance_type": instance_type}
         neuron_config = cls.get_neuron_config(source, config=config, **shapes)
         return cls._export_checkpoint(source, neuron_config, options, load_weights, kwargs)
 
@@ -141,6 +155,13 @@ class NeuronMMModel:
         check_target(instance_type, on_device)
         check_tensor_parallel(config, ranks, on_device)
         check_kernels((options or compressed_with(config)).kernel, None)
+
+    @classmethod
+    def _planned(cls, config, shapes: dict):
+        """What the neuron_config is going to be, but for its dtype and the place of the weights."""
+        config = copy.copy(config)
+        config.dtype = "float32"
+        return cls.get_neuron_config(os.curdir, config=config, **shapes)  # of a Hub id, it would ask the Hub
 
     # Loading
 
@@ -170,7 +191,13 @@ class NeuronMMModel:
         check_artifact(model_id, compiled, kwargs)
         fetching = (*_HUB, "local_files_only", "force_download")
         source = artifact.local_artifact(model_id, compiled, **{name: kwargs.get(name) for name in fetching})
-        model = super()._from_pretrained(str(source), config)
+        try:
+            model = super()._from_pretrained(str(source), config)
+        except RuntimeError as error:
+            raise NeuronMMError(
+                f"{model_id} could not be loaded ({_brief(error)}). If no other process uses the Neuron cores (neuron-ls), its "
+                f"{COMPILED_GRAPHS} may be damaged: fetch or compile it again."
+            ) from error
         model._source = source.resolve()
         return model
 
@@ -193,6 +220,10 @@ class NeuronMMModel:
             return super().save_pretrained(save_directory, **kwargs)
         artifact.save(self, Path(save_directory), self._source, super().save_pretrained)
 
+    def save_new(self, directory: Path) -> None:
+        """Saves a compressed model where nothing is yet, and refuses a directory that holds anything by then."""
+        artifact.save_new(self, directory, self._source, super().save_pretrained)
+
     def _save_pretrained(self, save_directory, **kwargs):
         if self._source is None:
             return super()._save_pretrained(save_directory, **kwargs)
@@ -214,6 +245,10 @@ class NeuronMMModel:
         return push_to_hub(
             save_directory, repository_id, private=private, revision=revision, token=token, endpoint=endpoint
         )
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}"
 
 
 def register() -> None:

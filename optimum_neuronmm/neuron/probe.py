@@ -24,6 +24,8 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
@@ -35,13 +37,17 @@ from transformers.utils import logging
 
 from .. import kernels
 from ..errors import NeuronMMError
+from ..processes import python_command
 from .launch import can_compile, launcher
 
 
 logger = logging.get_logger(__name__)
 
 TIMEOUT = 1800  # seconds; a kernel that compiles takes seconds, or a few minutes
-DIFFERS = 3  # exit status of a child whose numbers are wrong
+# Relative error that engines may add where they approximate an activation function; a wrong operand is off by a hundred times.
+APPROXIMATION = 1e-4
+# Exit statuses of the child. Any other says nothing about the kernel: no memory, no free core, a broken installation.
+WORKS, DIFFERS, REFUSED, COMPILES = 0, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,21 @@ class Call:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial found out.
+
+    Attributes:
+        failure: what is wrong with the kernel, or None.
+        compared: its numbers were compared with the reference's.
+        final: it says something about the kernel, and not about the machine at that moment.
+    """
+
+    failure: str | None = None
+    compared: bool = True
+    final: bool = True
+
+
 def probe(call: Call) -> str | None:
     """What is wrong with a kernel call, naming the shape and the log, or None where it works.
 
@@ -82,43 +103,65 @@ def probe(call: Call) -> str | None:
         NeuronMMError: the log cannot be written.
     """
     folder = Path(HF_HOME) / "neuronmm" / "kernels"
-    log, verdict = folder / f"{call.kernel}-{call.digest}.log", folder / f"{call.kernel}-{call.digest}.json"
-    try:
-        failure = json.loads(verdict.read_text(encoding="utf-8"))["failure"]
-    except (OSError, ValueError, KeyError, TypeError):
+    log, kept = folder / f"{call.kernel}-{call.digest}.log", folder / f"{call.kernel}-{call.digest}.json"
+    verdict = _read(kept, call)
+    if verdict is None:
         logger.warning(f"Trying {call}.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            failure = _try_in_child(call, log)
-            partial = verdict.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps({"call": str(call), "failure": failure}), encoding="utf-8")
-            os.replace(partial, verdict)
+            verdict = _try_in_child(call, log)
+            if verdict.final:
+                _keep(verdict, call, kept)
         except OSError as error:
             raise NeuronMMError(
                 f"What is found out about kernels is kept in {folder}, which cannot be written ({error}): set HF_HOME to "
                 "another folder, or use kernel='compiler'."
             ) from error
-    return failure and f"{call}: {failure} (log: {log}; delete {verdict.name} beside it to try again)"
+    again = f"; delete {kept.name} beside it to try again" if verdict.final else ""
+    return verdict.failure and f"{call}: {verdict.failure} (log: {log}{again})"
 
 
-def _try_in_child(call: Call, log: Path) -> str | None:
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(call))]
+def _read(kept: Path, call: Call) -> Verdict | None:
+    """What was found out before, unless more can be found out now."""
+    try:
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        verdict = Verdict(content["failure"], content["compared"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if verdict.failure is None and not verdict.compared and _can_run(call) else verdict
+
+
+def _keep(verdict: Verdict, call: Call, path: Path) -> None:
+    content = {"call": str(call), "failure": verdict.failure, "compared": verdict.compared}
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _try_in_child(call: Call, log: Path) -> Verdict:
+    cores = {"NEURON_LOGICAL_NC_CONFIG": str(call.cores)}
+    if "NEURON_RT_VISIBLE_CORES" not in os.environ:
+        cores["NEURON_RT_NUM_CORES"] = "1"  # by default a process takes them all
     with open(log, "w", encoding="utf-8") as output:
         # In a session of its own, with which the processes of the compiler end as well.
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            python_command(__name__, json.dumps(asdict(call))),
+            env=os.environ | cores,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             status = child.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            return f"it was not done after {TIMEOUT} seconds"
+            return Verdict(f"it was not done after {TIMEOUT} seconds", final=False)
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-    if status == 0:
-        return None
-    return "it computes other numbers than its reference" if status == DIFFERS else f"it failed with status {status}"
+    unfinished = Verdict(f"the trial did not come to an end, and stopped with status {status}", final=False)
+    return _VERDICTS.get(status, unfinished)
 
 
 @cache
@@ -131,6 +174,14 @@ def _versions() -> list[str]:
     return [compiler, torch.__version__, source.hexdigest()]
 
 
+_VERDICTS = {
+    WORKS: Verdict(),
+    COMPILES: Verdict(compared=False),
+    DIFFERS: Verdict("it computes other numbers than its reference"),
+    REFUSED: Verdict("it does not compile"),
+}
+
+
 def _main(text: str) -> int:
     """The child: prints what it measures, and returns its exit status."""
     fields = json.loads(text)
@@ -139,15 +190,21 @@ def _main(text: str) -> int:
     print(call, flush=True)
     kernel = kernels.KERNELS[call.kernel]
     tensors, settings = _inputs(call), dict(call.settings)
-    y = (_on_device if can_compile() else _simulated)(call, kernel, tensors, settings)
-    if y is None:
-        print("It compiles. There is no Neuron device here to compare its numbers on.")
-        return 0
-    exact = _reference(kernel, {name: tensor.float() for name, tensor in tensors.items()}, settings)
+    try:
+        run = (_compiled if can_compile() else _simulated)(call, kernel, tensors, settings)
+    except (ImportError, MemoryError, OSError):
+        raise  # nothing that the kernel could help
+    except Exception:
+        traceback.print_exc()
+        return REFUSED
+    if run is None:
+        print(f"It compiles. There is no {call.target} here to compare its numbers on.")
+        return COMPILES
+    exact = _reference(kernel, {name: tensor.double() for name, tensor in tensors.items()}, settings)
     theirs = _reference(kernel, tensors, settings)
-    ours, allowed = _error(y, exact), 2 * _error(theirs, exact) + 1e-6
-    print(f"relative error {ours:.3g} against float32, at most {allowed:.3g} allowed")
-    return 0 if ours <= allowed else DIFFERS  # not-a-number is never at most anything
+    ours, allowed = _error(run(), exact), 2 * _error(theirs, exact) + APPROXIMATION
+    print(f"relative error {ours:.3g} against float64, at most {allowed:.3g} allowed")
+    return WORKS if ours <= allowed else DIFFERS  # not-a-number is never at most anything
 
 
 def _inputs(call: Call) -> dict[str, torch.Tensor]:
@@ -159,23 +216,22 @@ def _inputs(call: Call) -> dict[str, torch.Tensor]:
 
 
 def _reference(kernel, tensors: dict, settings: dict) -> torch.Tensor:
-    return kernel.reference(**{**dict.fromkeys(kernel.absent), **tensors}, **settings).float()
+    return kernel.reference(**{**dict.fromkeys(kernel.absent), **tensors}, **settings)
 
 
 def _error(y: torch.Tensor, exact: torch.Tensor) -> float:
     """Relative error in the Frobenius norm."""
-    return ((y.float() - exact).norm() / exact.norm()).item()
+    return ((y.double() - exact).norm() / exact.norm()).item()
 
 
-def _simulated(call: Call, kernel, tensors: dict, settings: dict) -> torch.Tensor:
-    given = {**dict.fromkeys(kernel.absent), **tensors}
-    return launcher(call.target, call.cores)(kernel, **given, **settings)
+def _simulated(call: Call, kernel, tensors: dict, settings: dict) -> Callable[[], torch.Tensor]:
+    y = launcher(call.target, call.cores)(kernel, **{**dict.fromkeys(kernel.absent), **tensors}, **settings)
+    return lambda: y
 
 
-def _on_device(call: Call, kernel, tensors: dict, settings: dict) -> torch.Tensor | None:
-    """Compiled as a graph of its own; None where there is no device to run it on."""
+def _compiled(call: Call, kernel, tensors: dict, settings: dict) -> Callable[[], torch.Tensor] | None:
+    """Compiles the kernel as a graph of its own, and returns what runs it; None where its target is not at hand."""
     import torch_neuronx
-    from optimum.neuron.utils.system import get_neuron_major
 
     class Graph(torch.nn.Module):
         def forward(self, *values):
@@ -183,9 +239,19 @@ def _on_device(call: Call, kernel, tensors: dict, settings: dict) -> torch.Tenso
             return launcher(call.target, call.cores)(kernel, **given, **settings)
 
     arguments = ["--auto-cast=none", "--target", call.target, f"--lnc={call.cores}"]
-    values = tuple(tensors.values())
-    traced = torch_neuronx.trace(Graph().eval(), values, compiler_args=arguments)
-    return None if get_neuron_major() == -1 else traced(*values)
+    values, runs = tuple(tensors.values()), _can_run(call)
+    # On the CPU a graph is traced without a device (torch_neuronx.trace in the Neuron documentation).
+    traced = torch_neuronx.trace(Graph().eval(), values, compiler_args=arguments, cpu_backend=not runs)
+    return (lambda: traced(*values)) if runs else None
+
+
+def _can_run(call: Call) -> bool:
+    """Whether this machine has the device that a call is for."""
+    if not can_compile():
+        return True  # in the simulator
+    from optimum.neuron.utils import instance, system
+
+    return system.get_neuron_major() != -1 and instance.current_instance_type() == call.target
 
 
 if __name__ == "__main__":

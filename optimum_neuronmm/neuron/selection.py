@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from ..errors import NeuronMMError
 from ..kernels import DialectError, Kernel, KernelError, Pipeline, Spec
-from ..kernels.dialect import VARIABLE
+from ..kernels.dialect import VARIABLE, find_neuronxcc
 from .form import Form
 from .launch import can_compile
 from .probe import Call, probe
@@ -125,9 +125,16 @@ def check_kernels(setting: str, dtype: torch.dtype | None) -> str | None:
 
 def _has_nki() -> bool:
     try:
-        return can_compile() or os.environ.get(VARIABLE) == "simulator"
+        compiles = can_compile()
     except DialectError as error:  # the variable asks for what is not there
         raise NeuronMMError(str(error)) from error
+    simulates = os.environ.get(VARIABLE) == "simulator"
+    if simulates and find_neuronxcc():
+        raise NeuronMMError(
+            f"{VARIABLE}=simulator computes kernels on the CPU, and cannot be part of a compiled model: unset it, or use "
+            "kernel='compiler'."
+        )
+    return compiles or simulates
 
 
 def name_of(dtype: torch.dtype) -> str:

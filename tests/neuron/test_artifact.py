@@ -17,9 +17,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ from safetensors import safe_open
 from optimum_neuronmm import NeuronMMError, auto
 from optimum_neuronmm import NeuronModelForCausalLM as OurNeuronModelForCausalLM
 from optimum_neuronmm.neuron import artifact
+from optimum_neuronmm.workspace import hidden_path, lock_directory
 from tests.neuron import harness
 from tests.neuron.compressed import save_compressed
 
@@ -126,7 +129,7 @@ class TestSaving:
             rename(source, target)
 
         monkeypatch.setattr(os, "rename", refuse)
-        monkeypatch.setattr(artifact.tempfile, "TemporaryDirectory", inside_only(tmp_path / "mounted"))
+        monkeypatch.setattr(artifact, "lock_directory", inside_only(tmp_path / "mounted"))
         model.save_pretrained(tmp_path / "mounted")
         assert files(tmp_path / "mounted") == files(saved)
 
@@ -201,17 +204,78 @@ class TestSaving:
 
 
 def inside_only(folder: Path):
-    """TemporaryDirectory where only `folder` may be written."""
-    import tempfile
+    """`lock_directory` where only `folder` may be written."""
 
-    real = tempfile.TemporaryDirectory
-
-    def make(prefix, dir):
-        if Path(dir) != folder:
+    def make(directory, **options):
+        if directory.parent != folder:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return real(prefix=prefix, dir=dir)
+        return lock_directory(directory, **options)
 
     return make
+
+
+# Dies while everything is written and nothing is in place.
+KILLED = """
+import os, signal, sys
+from optimum_neuronmm import NeuronModelForCausalLM
+from optimum_neuronmm.neuron import artifact
+artifact._add_companions = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+NeuronModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_a_killed_save_left_is_removed_by_the_next(model, saved, tmp_path, child_environment, exists):
+    output = tmp_path / "out"
+    if exists:
+        output.mkdir()
+    command = [sys.executable, "-c", KILLED, saved, output]
+    root = Path(__file__).resolve().parents[2]
+    killed = subprocess.run(command, env=child_environment(), cwd=root, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = (output if exists else tmp_path).iterdir()
+    assert left.name.startswith(".out-") and (left / "model/model.pt").is_file()
+    model.save_pretrained(output)
+    assert os.listdir(tmp_path) == ["out"] and files(output) == files(saved)
+
+
+def test_a_save_waits_for_another_to_the_same_place(model, saved, tmp_path, caplog, monkeypatch):
+    """What the other has written so far stays until it lets go."""
+    hidden = hidden_path(tmp_path / "out", tmp_path, "save")
+    lock = lock_directory(hidden)
+    (hidden / "model").mkdir()
+    waiting = threading.Thread(target=model.save_pretrained, args=(tmp_path / "out",))
+    waiting.start()
+    deadline = time.monotonic() + 20
+    while "Another process saves a model to" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert waiting.is_alive() and (hidden / "model").is_dir()
+    lock.close()
+    waiting.join()
+    assert os.listdir(tmp_path) == ["out"] and files(tmp_path / "out") == files(saved)
+
+
+def test_other_files_among_the_weights_stay(directory, model):
+    weights = directory / "checkpoint/weights"
+    (weights / "notes.txt").write_text("mine")
+    (weights / "sub").mkdir()
+    (weights / "tp7_sharded_checkpoint.safetensors").write_text("of an earlier model")
+    model.save_pretrained(directory)
+    own = [f"tp{rank}_sharded_checkpoint.safetensors" for rank in range(2)]
+    assert shards(directory) == ["notes.txt", "sub", *own]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_who_may_read_it_is_for_the_umask_to_say(model, saved, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        model.save_pretrained(tmp_path / "compiled")
+        NeuronModelForCausalLM.from_pretrained(saved).save_pretrained(tmp_path / "loaded")
+    finally:
+        os.umask(before)
+    for name in ("compiled", "loaded"):
+        written = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        assert {path.stat().st_mode & 0o777 for path in written} == {0o666 & ~mask}
 
 
 class TestSavingRefused:
@@ -231,7 +295,7 @@ class TestSavingRefused:
         assert (tmp_path / "file").read_text() == "mine"
 
     def test_no_permission(self, model, tmp_path, monkeypatch):
-        monkeypatch.setattr(artifact.tempfile, "TemporaryDirectory", inside_only(tmp_path / "no"))
+        monkeypatch.setattr(artifact, "lock_directory", inside_only(tmp_path / "no"))
         for name in ("out", "there"):
             with pytest.raises(NeuronMMError, match=f"{name} cannot be written: Permission denied"):
                 model.save_pretrained(tmp_path / name)
@@ -281,6 +345,7 @@ class TestLoadingRefused:
             ),
             ({"sequence_length": 128}, "sequence_length=128 was asked for, but .* is compiled for 64"),
             ({"tensor_parallel_size": 1}, "tensor_parallel_size=1 was asked for, but .* is compiled for 2"),
+            ({"batch_size": True}, "batch_size=True was asked for, but .* is compiled for 1"),
             ({"instance_type": "trn2"}, "instance_type=trn2 was asked for, but .* is compiled for trn1"),
             ({"instance_type": "gpu"}, "instance_type must be one of"),
             ({"dtype": "bfloat16"}, "dtype=bfloat16 was asked for, but .* is compiled for float32"),
@@ -298,6 +363,11 @@ class TestLoadingRefused:
             ({"tp_degree": None}, "positive integer tp_degree, got None"),
             ({"tp_degree": "2"}, "positive integer tp_degree, got '2'"),
             ({"local_ranks_size": "2"}, "integers for its ranks"),
+            ({"local_ranks_size": 10**10}, "local_ranks_size 10000000000: expected some of the ranks 0 to 1"),
+            (
+                {"start_rank_id": 1, "local_ranks_size": 1},
+                "the part of a model for ranks 1 to 1 of 2: expected one with",
+            ),
             ({"tp_degree": 4, "local_ranks_size": 4}, "lacks checkpoint/weights/tp2_sharded_checkpoint.safetensors"),
         ],
     )
@@ -328,6 +398,17 @@ class TestLoadingRefused:
         path = directory / "checkpoint/weights/tp1_sharded_checkpoint.safetensors"
         path.write_bytes(path.read_bytes()[:bytes])
         refused("tp1_sharded_checkpoint.safetensors is damaged or incomplete .*Fetch or compile it again")
+
+    def test_shards_of_each_other(self, refused, directory):
+        first, second = (directory / f"checkpoint/weights/tp{rank}_sharded_checkpoint.safetensors" for rank in (0, 1))
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+        refused("tp0_sharded_checkpoint.safetensors holds the weights of rank 1: expected those of rank 0")
+
+    def test_graphs_that_are_none(self, refused, directory):
+        (directory / "model.pt").write_bytes(b"junk" * 1000)
+        refused("artifact could not be loaded .RuntimeError: .*model.pt may be damaged: fetch or compile it again")
 
     def test_too_few_cores(self, refused, machine):
         machine("trn1", 1)

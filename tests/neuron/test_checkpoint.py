@@ -124,7 +124,11 @@ class TestReadConfig:
             (tmp_path / "config.json").write_text(content)
         with pytest.raises(NeuronMMError, match=f"cannot be used: .*{reason}.*Expected the directory") as failure:
             read_config(tmp_path)
-        assert len(str(failure.value)) < 900
+        assert len(str(failure.value)) < 900 and "logged in" not in str(failure.value)
+
+    def test_what_is_no_directory(self):
+        with pytest.raises(NeuronMMError, match="no-such/model cannot be used.*Check the spelling.*hf auth login"):
+            read_config("no-such/model")
 
     def test_a_file(self, tmp_path):
         (tmp_path / "model.gguf").write_text("")

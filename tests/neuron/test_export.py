@@ -28,6 +28,7 @@ from optimum.neuron import NeuronModelForCausalLM
 from safetensors.torch import load_file
 
 from optimum_neuronmm import NeuronMMConfig, NeuronMMError, cache
+from optimum_neuronmm.neuron import loading
 from optimum_neuronmm.neuron.export import export
 from tests.neuron import environment, harness
 from tests.neuron.compressed import save_compressed
@@ -162,6 +163,67 @@ def test_an_error_is_one_line_and_names_no_token(cli, tmp_path):
     assert result.stderr.splitlines()[-1].startswith(
         "error: neuronx-cc cannot be imported (a placeholder). Compiling needs the Neuron SDK: install it"
     )
+
+
+class TestOthersThatWrite:
+    """While one export compiles, others come to the same output."""
+
+    @pytest.fixture
+    def meanwhile(self, monkeypatch):
+        """`meanwhile(act)`: calls `act` once, where the compilation has just ended."""
+
+        def meanwhile(act):
+            compile_model = loading.compile_model
+
+            def compile_and_act(*args, **options):
+                model = compile_model(*args, **options)
+                monkeypatch.setattr(loading, "compile_model", compile_model)
+                act()
+                return model
+
+            monkeypatch.setattr(loading, "compile_model", compile_and_act)
+
+        return meanwhile
+
+    def test_a_second_export(self, compressed, tmp_path, meanwhile):
+        def again():
+            with pytest.raises(NeuronMMError, match="Another process is writing .*out. Wait for it, or choose"):
+                export(str(compressed), tmp_path / "out", NeuronMMConfig(), **OPTIONS)
+            export(str(compressed), tmp_path / "other", NeuronMMConfig(), **OPTIONS)
+
+        meanwhile(again)
+        export(str(compressed), tmp_path / "out", NeuronMMConfig(), **OPTIONS)
+        assert sorted(os.listdir(tmp_path)) == ["compressed", "other", "out"]
+
+    @pytest.mark.parametrize("existed", [False, True])
+    def test_files_that_came_to_be(self, compressed, tmp_path, meanwhile, existed):
+        output = tmp_path / "out"
+        if existed:
+            output.mkdir()
+
+        def write():
+            output.mkdir(exist_ok=True)
+            (output / "config.json").write_text("mine")
+
+        meanwhile(write)
+        with pytest.raises(
+            NeuronMMError,
+            match="out did not exist or was empty when .* another output, .*the compressed model is kept",
+        ):
+            export(str(compressed), output, NeuronMMConfig(), **OPTIONS)
+        assert sorted(os.listdir(tmp_path)) == ["compressed", "out"] and os.listdir(output) == ["config.json"]
+        assert (output / "config.json").read_text() == "mine"
+
+    def test_a_file_that_came_to_be(self, compressed, tmp_path, meanwhile):
+        meanwhile(lambda: (tmp_path / "out").write_text("mine"))
+        with pytest.raises(NeuronMMError, match="out did not exist or was empty when .*Not a directory"):
+            export(str(compressed), tmp_path / "out", NeuronMMConfig(), **OPTIONS)
+        assert (tmp_path / "out").read_text() == "mine"
+
+    def test_into_an_empty_directory(self, compressed, tmp_path):
+        (tmp_path / "out").mkdir()
+        export(str(compressed), tmp_path / "out", NeuronMMConfig(), **OPTIONS)
+        assert (tmp_path / "out/model.pt").is_file() and not list((tmp_path / "out").glob(".*"))
 
 
 class TestRefused:

@@ -21,8 +21,9 @@ import pytest
 from optimum.neuron import NeuronModelForCausalLM
 
 from optimum_neuronmm import NeuronMMConfig, NeuronMMError
+from optimum_neuronmm import NeuronModelForCausalLM as OurNeuronModelForCausalLM
 from optimum_neuronmm.neuron import artifact, loading
-from tests.hub_server import TOKEN, HubServer
+from tests.hub_server import TOKEN, HubServer, hub_for_this_process
 from tests.hub_server import environment as hub_environment
 from tests.neuron import environment, harness
 from tests.neuron.compressed import save_compressed
@@ -155,6 +156,26 @@ show(shards=shards("exported"), id=json.loads(Path("exported/neuron_config.json"
     assert hub.files("me/compiled") == local and {f"checkpoint/weights/{name}" for name in names} <= set(local)
 
 
+def test_how_a_compiled_one_is_fetched(monkeypatch, tmp_path, compressed):
+    """Every argument that says where from and how, through each door."""
+    shapes = {"batch_size": 1, "sequence_length": 64, "tensor_parallel_size": 1}
+    NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=True, **shapes).save_pretrained(tmp_path / "compiled")
+    asked = []
+
+    def fetch(model, **options):
+        asked.append((model, options))
+        return str(tmp_path / "compiled")
+
+    monkeypatch.setattr(artifact, "snapshot_download", fetch)
+    with hub_for_this_process(monkeypatch, tmp_path) as hub:
+        hub.create("me/compiled", contents(tmp_path / "compiled"), private=True)
+        options = {"revision": "main", "token": TOKEN, "cache_dir": str(tmp_path / "kept")}
+        for door in (OurNeuronModelForCausalLM, NeuronModelForCausalLM):
+            for how in ({"force_download": True}, {"local_files_only": True}):
+                door.from_pretrained("me/compiled", **options, **how)
+                assert asked.pop() == ("me/compiled", {**options, **how}) and not asked
+
+
 def test_what_a_hub_refuses(run, hub, compressed, tiny):
     compiled = NeuronModelForCausalLM.from_pretrained(
         compressed, neuronmm=True, batch_size=1, sequence_length=64, tensor_parallel_size=2
@@ -199,5 +220,5 @@ def test_a_download_that_breaks_off(monkeypatch, tmp_path):
     with pytest.raises(
         NeuronMMError, match=r"me/x could not be fetched whole \(ConnectionError\). Check the connection"
     ):
-        artifact.local_artifact("me/x", {}, revision=None, token="t", local_files_only=True)
+        artifact.local_artifact("me/x", {"tp_degree": 2}, revision=None, token="t", local_files_only=True)
     assert asked == [{"token": "t", "local_files_only": True}]

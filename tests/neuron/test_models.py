@@ -13,6 +13,7 @@
 # limitations under the License.
 """What comes back from the doors to compiled models, and that dense models pass through them as they always did."""
 
+import contextlib
 import copy
 import inspect
 import json
@@ -25,9 +26,13 @@ import torch
 from optimum.neuron import NeuronModelForCausalLM
 from optimum.neuron.models.auto_model import get_neuron_model_class
 from optimum.neuron.models.inference.backend.modules.decoder.modeling_decoder import NxDModelForCausalLM
+from optimum.neuron.models.inference.backend.pretrained_model import NxDPreTrainedModel
+from transformers import dynamic_module_utils
 
-from optimum_neuronmm import NeuronMMConfig, NeuronMMError, cache
+from optimum_neuronmm import NeuronMMConfig, NeuronMMError, cache, hub
 from optimum_neuronmm import NeuronModelForCausalLM as OurNeuronModelForCausalLM
+from optimum_neuronmm.neuron.compilation import Compilation
+from optimum_neuronmm.neuron.loading import compile_model
 from optimum_neuronmm.neuron.models import NeuronMMModel, register
 from tests.neuron import environment, harness
 from tests.neuron.compressed import save_compressed
@@ -58,8 +63,6 @@ def compressions(monkeypatch):
 @pytest.fixture
 def compilations(monkeypatch):
     """What was compiled: the arguments of the last step before the compiler."""
-    from optimum.neuron.models.inference.backend.pretrained_model import NxDPreTrainedModel
-
     calls, compile = [], NxDPreTrainedModel.compile
     monkeypatch.setattr(
         NxDPreTrainedModel, "compile", staticmethod(lambda **options: calls.append(options) or compile(**options))
@@ -188,6 +191,27 @@ class TestRefusedBeforeAnythingIsCompressed:
         with pytest.raises(NeuronMMError, match=match):
             door.from_pretrained(tiny(), **{"neuronmm": True, "sequence_length": 64, **options})
 
+    @pytest.mark.parametrize(
+        ("sizes", "match"),
+        [
+            (
+                {"sequence_length": 1025},
+                "sequence_length=1025 is more than 8 times the 128 positions .* Use 128 or less",
+            ),
+            ({"sequence_length": 10**12}, "sequence_length=1000000000000 is more than"),
+            ({"tensor_parallel_size": 8}, "=8 leaves each rank fewer than 256 of the 1024 tokens .*Use fewer ranks"),
+        ],
+    )
+    @pytest.mark.parametrize("door", [*DOORS.values(), None], ids=[*DOORS, "export"])
+    def test_sizes_that_cannot_work(self, tiny, door, sizes, match):
+        sizes = {**SHAPES, **sizes}
+        with pytest.raises(NeuronMMError, match=match):
+            if door is None:
+                config = NeuronModelForCausalLM.get_neuron_config(str(tiny()), instance_type="trn1", **sizes)
+                NeuronModelForCausalLM.export(tiny(), config, neuronmm=True)
+            else:
+                door.from_pretrained(tiny(), neuronmm=True, **sizes)
+
     @pytest.mark.parametrize("export", [False, True])
     def test_ranks_that_do_not_share_the_heads(self, tiny, export):
         model = tiny(num_attention_heads=6, num_key_value_heads=2)
@@ -248,6 +272,117 @@ class TestRefusedBeforeAnythingIsCompressed:
         (directory / "model.safetensors").unlink()
         with pytest.raises(NeuronMMError, match="holds no weights"):
             NeuronModelForCausalLM.from_pretrained(directory, neuronmm=True, tensor_parallel_size=1)
+
+
+class TestSizes:
+    """What works however unusual it is."""
+
+    def test_a_sequence_longer_than_the_model_is_made_for(self, compressed, caplog):
+        model = NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=True, **{**SHAPES, "sequence_length": 256})
+        assert "sequence_length=256 is more than the 128 positions that the model was made for" in caplog.text
+        tokens = harness.tokens(length=200)
+        expected = harness.load_torch(compressed).generate(tokens, **GREEDY)
+        assert torch.equal(model.generate(tokens, **GREEDY), expected)
+
+    @pytest.mark.parametrize("sizes", [{"sequence_length": 128}, {"tensor_parallel_size": 4}, {"batch_size": 2}])
+    def test_the_largest_that_pass(self, compressed, caplog, sizes):
+        NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=True, **{**SHAPES, **sizes})
+        assert "positions" not in caplog.text
+
+    @pytest.mark.parametrize("changes", [{"on_device_sampling": False}, {"on_device_sampling": True, "max_topk": 128}])
+    def test_what_is_sampled_on_the_device_counts(self, tiny, tmp_path, changes):
+        checkpoint = save_compressed(tiny(vocab_size=512), tmp_path / "compressed")
+        config = harness.neuron_config(checkpoint, tp=4, **changes)
+        NeuronModelForCausalLM.export(str(checkpoint), config, neuronmm=True)
+
+    def test_a_dense_model_whose_config_has_no_dtype(self, tiny, tmp_path, quick_options):
+        directory = shutil.copytree(tiny(), tmp_path / "no dtype")
+        config = json.loads((directory / "config.json").read_text())
+        del config["dtype"]
+        (directory / "config.json").write_text(json.dumps(config))
+        options = {**quick_options, "dtype": "float32"}
+        model = NeuronModelForCausalLM.from_pretrained(directory, neuronmm=options, **SHAPES)
+        assert model.neuron_config.torch_dtype == torch.float32
+
+
+class TestCompilersThatFail:
+    @pytest.fixture
+    def failing(self, compressed, monkeypatch):
+        """`failing(error, kernels)`: compiles a model that uses these, where the compiler raises that."""
+
+        def failing(error, kernels):
+            def fail(**options):
+                raise error
+
+            table = {"1": [None, *kernels], "64": [None, None]}
+            monkeypatch.setattr(Compilation, "decide", lambda forms, *args: Compilation(forms, table))
+            monkeypatch.setattr(NxDPreTrainedModel, "compile", staticmethod(fail))
+            NeuronModelForCausalLM.from_pretrained(compressed, neuronmm={"layout": "replicated"}, **SHAPES)
+
+        return failing
+
+    @pytest.mark.parametrize("error", [RuntimeError("no PSUM left"), subprocess.CalledProcessError(70, "neuronx-cc")])
+    def test_kernels_are_named(self, failing, error):
+        with pytest.raises(NeuronMMError, match="Its MLPs use the kernels mlp_decode.*kernel='compiler'") as failure:
+            failing(error, ["mlp_decode"])
+        assert failure.value.__cause__ is error and type(error).__name__ in str(failure.value)
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), NeuronMMError("one of ours"), TypeError("a defect")])
+    def test_what_is_no_compilers_error(self, failing, error):
+        with pytest.raises(type(error)) as failure:
+            failing(error, ["mlp_decode"])
+        assert failure.value is error
+
+    def test_without_kernels(self, failing):
+        with pytest.raises(RuntimeError, match="no PSUM left"):
+            failing(RuntimeError("no PSUM left"), [None])
+
+
+class TestCodeOfTheModel:
+    @pytest.fixture
+    def planted(self, tiny, tmp_path, monkeypatch):
+        """A llama that brings code, and the file that the code writes when it runs."""
+        directory, ran = shutil.copytree(tiny(), tmp_path / "planted"), tmp_path / "ran"
+        monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+        (directory / "code.py").write_text(
+            f"open({str(ran)!r}, 'w').close()\n"
+            "from transformers import LlamaConfig, LlamaForCausalLM\n"
+            "class Config(LlamaConfig): pass\n"
+            "class Model(LlamaForCausalLM): pass\n"
+        )
+        config = json.loads((directory / "config.json").read_text())
+        config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+        (directory / "config.json").write_text(json.dumps(config))
+        return directory, ran
+
+    @pytest.mark.parametrize("trust", [{}, {"trust_remote_code": False}])
+    @pytest.mark.parametrize("door", [*DOORS.values(), None], ids=[*DOORS, "compile_model"])
+    def test_it_is_not_run(self, planted, quick_options, door, trust):
+        directory, ran = planted
+        with pytest.raises(NeuronMMError, match="runs code of its own .AutoConfig, AutoModelForCausalLM"):
+            if door is None:
+                compile_model(directory, NeuronMMConfig(**quick_options), **SHAPES, **trust)
+            else:
+                door.from_pretrained(directory, neuronmm=quick_options, **SHAPES, **trust)
+        assert not ran.exists()
+
+    def test_it_is_run_where_it_is_trusted(self, planted, quick_options):
+        directory, ran = planted
+        with contextlib.suppress(Exception):  # whether it can be compiled is another question
+            compile_model(directory, NeuronMMConfig(**quick_options), **SHAPES, trust_remote_code=True)
+        assert ran.exists(), "the test above would pass whatever is trusted"
+
+
+@pytest.mark.parametrize(("token", "passed"), [("t", "t"), (True, None), (None, None)])
+def test_the_token_of_an_upload(compressed, monkeypatch, token, passed):
+    model = NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=True, **SHAPES)
+    calls = []
+    monkeypatch.setattr(hub, "push_to_hub", lambda *args, **options: calls.append((args, options)) or "an address")
+    assert (
+        model.push_to_hub("somewhere", "me/x", private=True, revision="r", token=token, endpoint="e") == "an address"
+    )
+    options = {"private": True, "revision": "r", "token": passed, "endpoint": "e"}
+    assert calls == [(("somewhere", "me/x"), options)]
 
 
 def retyped(model, tmp_path, model_type: str):

@@ -93,7 +93,7 @@ def read(folder: Path, call: Call = CALL) -> dict:
 
 def test_a_kernel_that_works_is_tried_once(folder, started, warnings):
     assert probe(CALL) is None
-    assert read(folder) == {"call": str(CALL), "failure": None}
+    assert read(folder) == {"call": str(CALL), "failure": None, "compared": True}
     log = (folder / f"matmul-{CALL.digest}.log").read_text()
     assert log.startswith(f"{CALL}\n") and "relative error" in log
     assert warnings == [f"Trying {CALL}."]
@@ -106,33 +106,42 @@ def test_the_child_is_started_without_a_shell(folder, started, instead):
     instead("/bin/true")
     assert probe(replace(CALL, target="trn1; exit 7 $(touch /tmp/no) '")) is None
     ((command, options),) = started
-    assert command[:3] == ["/bin/true", "-m", "optimum_neuronmm.neuron.probe"] and len(command) == 4
+    assert command[:2] == ["/bin/true", "-c"] and command[-2] == "optimum_neuronmm.neuron.probe" and len(command) == 6
     assert not options.get("shell") and options["stdin"] == subprocess.DEVNULL
 
 
-def test_a_child_that_fails_is_remembered_with_its_log(folder, child_runs, started):
-    child_runs("import sys; print('no such instruction'); sys.stdout.flush(); import os; os._exit(70)")
+def test_a_kernel_that_does_not_compile_is_remembered_with_its_log(folder, child_runs, started):
+    child_runs(f"import sys; print('no such instruction'); sys.stdout.flush(); import os; os._exit({probing.REFUSED})")
     found = probe(CALL)
     log = folder / f"matmul-{CALL.digest}.log"
     assert found == (
-        f"{CALL}: it failed with status 70 (log: {log}; delete matmul-{CALL.digest}.json beside it to try again)"
+        f"{CALL}: it does not compile (log: {log}; delete matmul-{CALL.digest}.json beside it to try again)"
     )
     assert log.read_text() == "no such instruction\n"
-    assert read(folder)["failure"] == "it failed with status 70"
+    assert read(folder)["failure"] == "it does not compile"
     assert probe(CALL) == found and len(started) == 1
     (folder / f"matmul-{CALL.digest}.json").unlink()
     probe(CALL)
     assert len(started) == 2
 
 
-def test_a_child_that_crashes(folder, child_runs):
-    child_runs("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    assert "it failed with status -11 (log:" in probe(CALL)
+@pytest.mark.parametrize("status", ["-9", "-11", "1", "70"])
+def test_what_says_nothing_about_the_kernel_is_not_remembered(folder, child_runs, started, status):
+    # No memory, no free core, a runtime that does not start: the next trial may well succeed.
+    end = f"os.kill(os.getpid(), {status[1:]})" if status.startswith("-") else f"os._exit({status})"
+    child_runs(f"import os\nif os.path.exists('{folder.parent}/broken'): {end}")
+    folder.mkdir(parents=True)
+    (folder.parent / "broken").touch()
+    log = folder / f"matmul-{CALL.digest}.log"
+    assert probe(CALL) == f"{CALL}: the trial did not come to an end, and stopped with status {status} (log: {log})"
+    assert list(folder.glob("*.json")) == []
+    (folder.parent / "broken").unlink()
+    assert probe(CALL) is None and len(started) == 2
 
 
 def test_a_child_that_cannot_import_what_it_needs(folder, child_runs):
     child_runs("import sys; sys.modules['ml_dtypes'] = None")
-    assert "it failed with status 1 (log:" in probe(CALL)
+    assert "stopped with status 1 (log:" in probe(CALL)
     assert "ml_dtypes" in (folder / f"matmul-{CALL.digest}.log").read_text()
 
 
@@ -147,6 +156,7 @@ def test_a_child_that_hangs_ends_with_all_that_it_started(folder, child_runs, mo
     )
     begin = time.monotonic()
     assert "it was not done after 2 seconds (log:" in probe(CALL)
+    assert list(folder.glob("*.json")) == []
     assert time.monotonic() - begin < 20
     assert (folder / f"matmul-{CALL.digest}.log").read_text() == "waiting\n"
     status = Path(f"/proc/{pid.read_text()}/stat")
@@ -193,7 +203,7 @@ def test_a_child_that_computes_other_numbers(folder, child_runs):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"3", b"{}", b'{"failures": null}', b"\xff\xfe", b'"failure"']
+    "content", [b"", b"{", b"[]", b"null", b"3", b"{}", b'{"failure": null}', b"\xff\xfe", b'"failure"']
 )
 def test_a_damaged_verdict_is_found_again(folder, instead, started, content):
     instead("/bin/true")
@@ -302,8 +312,10 @@ def test_the_child_compares_a_kernel_with_its_reference(capsys, call, dtype):
 @pytest.mark.parametrize("kernel", [matmul, mlp], ids=["matmul", "mlp"])
 def test_the_child_sees_numbers_that_are_a_little_off(capsys, monkeypatch, kernel):
     simulated = probing._simulated
-    monkeypatch.setattr(probing, "_simulated", lambda *a: simulated(*a) * (1 + 1e-4))
-    assert run_main({"matmul": CALL, "mlp": MLP}[kernel.name], capsys)[0] == probing.DIFFERS
+    call = {"matmul": CALL, "mlp": MLP}[kernel.name]
+    for off, status in ((1e-3, probing.DIFFERS), (1e-5, probing.WORKS)):  # engines approximate activations
+        monkeypatch.setattr(probing, "_simulated", lambda *a, off=off: lambda: simulated(*a)() * (1 + off))
+        assert run_main(call, capsys)[0] == status
 
 
 @pytest.mark.simulation
@@ -312,9 +324,9 @@ def test_not_a_number_is_never_right(capsys, monkeypatch, wrong):
     simulated = probing._simulated
 
     def with_one(*args):
-        y = simulated(*args)
+        y = simulated(*args)()
         y[0, 0] = wrong
-        return y
+        return lambda: y
 
     monkeypatch.setattr(probing, "_simulated", with_one)
     assert run_main(CALL, capsys)[0] == probing.DIFFERS
@@ -331,28 +343,81 @@ def test_inputs_keep_activations_near_one():
     assert torch.equal(found["x"], again["x"])
 
 
-@pytest.mark.standins
-@pytest.mark.parametrize(("major", "status"), [(245, 0), (-1, 0)])
-def test_with_the_sdk_a_kernel_is_compiled_as_a_graph_of_its_own(capsys, monkeypatch, major, status):
+@pytest.mark.simulation
+def test_a_kernel_that_raises_does_not_compile(capsys, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(probing, "_simulated", broken)
+    assert probing._main(json.dumps(asdict(CALL))) == probing.REFUSED
+    assert "no such instruction" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sdk(monkeypatch):
+    """The SDK on a machine: `sdk(instance)`, None for one without a device. `sdk.traced` holds what was compiled."""
     import torch_neuronx
-    from optimum.neuron.utils import system
+    from optimum.neuron.utils import instance, system
 
-    traced = []
+    # The signature in the Neuron documentation.
+    def trace(
+        func, example_inputs, *_, input_output_aliases=None, compiler_workdir=None, compiler_args=None,
+        partitioner_config=None, inline_weights_to_neff=True, cpu_backend=False,
+    ):  # fmt: skip
+        here.traced.append((example_inputs, compiler_args, cpu_backend))
+        return func
 
-    def trace(module, inputs, compiler_args):
-        traced.append((inputs, compiler_args))
-        return module
+    def here(name):
+        monkeypatch.setattr(system, "get_neuron_major", lambda: -1 if name is None else 245)
+        monkeypatch.setattr(instance, "current_instance_type", lambda: name)
 
+    here.traced = []
     monkeypatch.setattr(torch_neuronx, "trace", trace, raising=False)
     monkeypatch.setattr(probing, "can_compile", lambda: True)
-    monkeypatch.setattr(system, "get_neuron_major", lambda: major)
+    return here
+
+
+@pytest.mark.standins
+@pytest.mark.parametrize(
+    ("machine", "status"), [("trn2", probing.WORKS), ("trn1", probing.COMPILES), (None, probing.COMPILES)]
+)
+def test_with_the_sdk_a_kernel_is_compiled_and_run_where_its_target_is(capsys, sdk, machine, status):
+    sdk(machine)
     found, printed = run_main(replace(CALL, target="trn2", cores=2), capsys)
-    ((inputs, arguments),) = traced
+    ((inputs, arguments, cpu_backend),) = sdk.traced
     assert found == status
     assert [tuple(tensor.shape) for tensor in inputs] == [(3, 40), (40, 24), (24,)]
     assert arguments == ["--auto-cast=none", "--target", "trn2", "--lnc=2"]
-    assert ("There is no Neuron device here" in printed) == (major == -1)
-    assert ("relative error" in printed) == (major != -1)
+    assert cpu_backend == (machine != "trn2")  # without the device, nothing else traces
+    assert ("There is no trn2 here" in printed) == (machine != "trn2")
+    assert ("relative error" in printed) == (machine == "trn2")
+
+
+@pytest.mark.standins
+def test_what_was_only_compiled_is_compared_where_there_is_the_device(folder, child_runs, started, sdk, monkeypatch):
+    monkeypatch.setattr(probing, "_versions", lambda: ["2.21"])
+    sdk(None)
+    child_runs(f"import os; os._exit({probing.COMPILES})")
+    assert probe(CALL) is None and read(folder) == {"call": str(CALL), "failure": None, "compared": False}
+    assert probe(CALL) is None and len(started) == 1  # no more can be found out here
+    sdk("trn2")
+    assert probe(CALL) is None and len(started) == 1  # nor on another device
+    sdk("trn1")
+    assert probe(CALL) is None and len(started) == 2
+
+
+@pytest.mark.parametrize(("visible", "number"), [(None, "1"), ("3-4", None)])
+def test_the_child_takes_one_core(folder, instead, started, monkeypatch, visible, number):
+    instead("/bin/true")
+    for name in ("NEURON_RT_VISIBLE_CORES", "NEURON_RT_NUM_CORES", "NEURON_LOGICAL_NC_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    if visible:
+        monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", visible)
+    probe(replace(CALL, target="trn2", cores=2))
+    environment = started[0][1]["env"]
+    assert environment.get("NEURON_RT_NUM_CORES") == number
+    assert environment.get("NEURON_RT_VISIBLE_CORES") == visible
+    assert environment["NEURON_LOGICAL_NC_CONFIG"] == "2"
 
 
 def test_a_call_says_what_it_is():

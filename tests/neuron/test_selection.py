@@ -225,3 +225,10 @@ def test_more_rows_than_the_kernel_for_few_takes():
 def test_no_memory_is_taken_to_plan():
     huge = Form(8192, 28672, 4096, 4096, 4096, tp=8, layout=SHARDED)
     assert [dict(c.tensors)["x"] for c in calls_of(huge, "matmul", 1, torch.bfloat16, *MACHINE)][0] == (1, 8192)
+
+
+def test_the_simulator_is_no_part_of_a_compiled_model(simulator, monkeypatch):
+    monkeypatch.setattr(selection, "find_neuronxcc", lambda: ("nki", "nl", "nisa"))
+    for setting in ("auto", "nki"):
+        with pytest.raises(NeuronMMError, match="NEURONMM_NKI=simulator computes kernels on the CPU.*unset it"):
+            selection.check_kernels(setting, torch.bfloat16)

@@ -101,6 +101,12 @@ def test_layers_that_should_stay_dense_are_said():
     assert not any("stay dense" in line for line in lines([form(tp=1)]))
 
 
+def test_a_layer_that_gains_nothing_should_stay_dense():
+    even = Form(64, 64, 32, 32, 32)
+    assert even.parameters == even.dense_parameters
+    assert any("1 layer of this model should stay dense on 1 ranks" in line for line in lines([even]))
+
+
 def test_layouts_that_differ():
     forms = [form(), form(layout=SHARDED), None, form(layout=SHARDED, ranks=(None, R, None))]
     found = lines(forms, {"1": ["mlp_decode", "matmul", None, None], "64": ["mlp", "matmul", None, "matmul"]})
