@@ -16,6 +16,7 @@
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,17 @@ def corpora() -> Path:
 
 def read_config(directory: Path) -> dict:
     return json.loads((directory / "config.json").read_text())
+
+
+@pytest.fixture
+def directory(compressed_llama, tmp_path) -> Path:
+    """A compressed checkpoint to change."""
+    return shutil.copytree(compressed_llama, tmp_path / "compressed")
+
+
+@pytest.fixture
+def compiled(compressed_llama, tmp_path) -> Path:
+    """A directory of the form of a compiled model, to change."""
+    from .compiled_form import save_compiled_form
+
+    return save_compiled_form(compressed_llama, tmp_path / "compiled")

@@ -37,7 +37,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
-TOKEN = "hf_aTokenThatIsEasyToRecognise0123456789"
+TOKEN = "hf_" + "aTokenThatIsEasyToRecognise0123456789"  # in two, so that no scanner takes it for one
 USER = "me"
 LFS_SUFFIXES = (".safetensors", ".pt", ".bin")
 

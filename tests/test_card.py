@@ -13,25 +13,13 @@
 # limitations under the License.
 """What a model card says."""
 
-import shutil
-
 import pytest
 import yaml
 
 from optimum_neuronmm import NeuronMMConfig, load_report
 from optimum_neuronmm.card import model_card, write_model_card
 
-from .compiled_form import NEURON_CONFIG, save_compiled_form
-
-
-@pytest.fixture
-def directory(compressed_llama, tmp_path):
-    return shutil.copytree(compressed_llama, tmp_path / "compressed")
-
-
-@pytest.fixture
-def compiled(compressed_llama, tmp_path):
-    return save_compiled_form(compressed_llama, tmp_path / "compiled")
+from .compiled_form import NEURON_CONFIG
 
 
 def report_with(directory, **changes):

@@ -25,18 +25,8 @@ from optimum_neuronmm import NeuronMMConfig, compress, load_report
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.hub_files import check_directory, check_holds_no_token
 
-from .compiled_form import NEURON_CONFIG, save_compiled_form
+from .compiled_form import NEURON_CONFIG
 from .conftest import save_tiny_model
-
-
-@pytest.fixture
-def directory(compressed_llama, tmp_path):
-    return shutil.copytree(compressed_llama, tmp_path / "compressed")
-
-
-@pytest.fixture
-def compiled(compressed_llama, tmp_path):
-    return save_compiled_form(compressed_llama, tmp_path / "compiled")
 
 
 def refused(directory, match):

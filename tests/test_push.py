@@ -36,7 +36,7 @@ from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.hub_errors import WAITS, Secrets
 from optimum_neuronmm.report import load_report
 
-from .compiled_form import NEURON_CONFIG, save_compiled_form
+from .compiled_form import NEURON_CONFIG
 from .hub_server import TOKEN, HubServer, environment, hub_for_this_process
 
 
@@ -60,16 +60,6 @@ def waits(monkeypatch):
     waited = []
     monkeypatch.setattr("optimum_neuronmm.hub_errors.time.sleep", waited.append)
     return waited
-
-
-@pytest.fixture
-def directory(compressed_llama, tmp_path):
-    return shutil.copytree(compressed_llama, tmp_path / "compressed")
-
-
-@pytest.fixture
-def compiled(compressed_llama, tmp_path):
-    return save_compiled_form(compressed_llama, tmp_path / "compiled")
 
 
 @pytest.fixture

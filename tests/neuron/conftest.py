@@ -85,3 +85,44 @@ def machine(monkeypatch):
 def child_environment():
     """The environment in which a child process finds the same SDK and machine: `child_environment(NAME="value")`."""
     return environment.child_environment
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Where what is compressed is kept."""
+    from optimum_neuronmm import cache
+
+    monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "neuronmm"
+
+
+@pytest.fixture
+def compressions(monkeypatch):
+    """The directories that were compressed to."""
+    from optimum_neuronmm import cache
+
+    calls, compress = [], cache.compress
+    monkeypatch.setattr(
+        cache, "compress", lambda *args, **options: calls.append(args[1]) or compress(*args, **options)
+    )
+    return calls
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """What was compiled: the arguments of the last step before the compiler."""
+    from optimum.neuron.models.inference.backend.pretrained_model import NxDPreTrainedModel
+
+    calls, compile = [], NxDPreTrainedModel.compile
+    monkeypatch.setattr(
+        NxDPreTrainedModel, "compile", staticmethod(lambda **options: calls.append(options) or compile(**options))
+    )
+    return calls
+
+
+@pytest.fixture
+def compressed(tiny, tmp_path):
+    """The directory of a small compressed checkpoint."""
+    from tests.neuron.compressed import save_compressed
+
+    return save_compressed(tiny(), tmp_path / "compressed")

@@ -34,7 +34,7 @@ from tests.neuron import environment, harness
 from tests.neuron.compressed import save_compressed
 
 
-TOKEN = "hf_aTokenThatIsEasyToRecognise0123456789"
+TOKEN = "hf_" + "aTokenThatIsEasyToRecognise0123456789"  # in two, so that no scanner takes it for one
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": None}
 CLI = [sys.executable, "-c", "from optimum.commands.optimum_cli import main; main()", "export", "neuron"]
 OPTIONS = {"instance_type": "trn1", "sequence_length": 64, "tensor_parallel_size": 2}
