@@ -29,6 +29,8 @@ FAMILIES = ("llama", "qwen2", "qwen3", "granite", "phi3", "smollm3")
 # of the vocabulary on each rank.
 OPTIONS = {"vocab_size": 1024, "intermediate_size": 203, "num_hidden_layers": 2, "max_position_embeddings": 128}
 STEPS = 8
+SHAPES = {"batch_size": 1, "sequence_length": 64, "tensor_parallel_size": 2}
+GREEDY = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": None}
 
 
 def save_model(directory: Path, family: str = "llama", *, tied: bool = False, **options) -> Path:
@@ -163,3 +165,11 @@ def run_module(build, weights: dict[str, torch.Tensor], *inputs: torch.Tensor, t
     """
     made = builder(build, weights, *inputs, tp=tp)
     return initialize(made.trace(initialize_model_weights=False), made.shard_checkpoint())(*inputs)
+
+
+def same(compiled, checkpoint: Path) -> bool:
+    """Whether a compiled model writes what transformers writes with the checkpoint."""
+    import torch
+
+    expected = load_torch(checkpoint).generate(tokens(), **GREEDY)
+    return torch.equal(compiled.generate(tokens(), **GREEDY), expected)

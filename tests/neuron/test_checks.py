@@ -27,10 +27,9 @@ from optimum_neuronmm import NeuronModelForCausalLM as OurNeuronModelForCausalLM
 from optimum_neuronmm.neuron.compilation import Compilation
 from tests.neuron import harness
 from tests.neuron.compressed import save_compressed
+from tests.neuron.harness import GREEDY, SHAPES
 
 
-SHAPES = {"batch_size": 1, "sequence_length": 64, "tensor_parallel_size": 2}
-GREEDY = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": None}
 DOORS = {"ours": OurNeuronModelForCausalLM, "optimum": NeuronModelForCausalLM}
 
 

@@ -18,7 +18,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from optimum.neuron import NeuronModelForCausalLM
 from optimum.neuron.models.auto_model import get_neuron_model_class
 
@@ -26,20 +25,13 @@ from optimum_neuronmm import NeuronMMError
 from optimum_neuronmm import NeuronModelForCausalLM as OurNeuronModelForCausalLM
 from optimum_neuronmm.neuron.models import NeuronMMModel, register
 from tests.neuron import environment, harness
+from tests.neuron.harness import SHAPES, same
 
 
-SHAPES = {"batch_size": 1, "sequence_length": 64, "tensor_parallel_size": 2}
-GREEDY = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": None}
 DOORS = {"ours": OurNeuronModelForCausalLM, "optimum": NeuronModelForCausalLM}
 
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-def same(compiled, checkpoint) -> bool:
-    tokens = harness.tokens()
-    expected = harness.load_torch(checkpoint).generate(tokens, **GREEDY)
-    return torch.equal(compiled.generate(tokens, **GREEDY), expected)
 
 
 class TestDenseModels:

@@ -31,20 +31,13 @@ from optimum_neuronmm.neuron.loading import compile_model
 from optimum_neuronmm.neuron.models import NeuronMMModel
 from tests.neuron import harness
 from tests.neuron.compressed import save_compressed
+from tests.neuron.harness import GREEDY, SHAPES, same
 
 
-SHAPES = {"batch_size": 1, "sequence_length": 64, "tensor_parallel_size": 2}
-GREEDY = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": None}
 DOORS = {"ours": OurNeuronModelForCausalLM, "optimum": NeuronModelForCausalLM}
 
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-def same(compiled, checkpoint) -> bool:
-    tokens = harness.tokens()
-    expected = harness.load_torch(checkpoint).generate(tokens, **GREEDY)
-    return torch.equal(compiled.generate(tokens, **GREEDY), expected)
 
 
 class TestFromADenseModel:
