@@ -31,7 +31,13 @@ from .form import Form
 
 logger = logging.get_logger(__name__)
 
+HUB = ("revision", "cache_dir", "token")  # arguments that say where on the Hub, and as whom
 _FACTORS = (".u.weight", ".v.weight")
+
+
+def hub_options(arguments: dict) -> dict:
+    """Those of `HUB` among the arguments of a call, None for what was not given."""
+    return {name: arguments.get(name) for name in HUB}
 
 
 def read_config(model_id, trust_remote_code: bool = False, **hub):

@@ -17,7 +17,7 @@ from ..compiled import find_compiled
 from ..configuration import NeuronMMConfig
 from ..errors import NeuronMMError
 from ..families import family_of
-from .checkpoint import read_config
+from .checkpoint import hub_options, read_config
 from .sdk import require_sdk
 
 
@@ -47,17 +47,13 @@ def compile_model(model_id, options: NeuronMMConfig, **kwargs):
         NeuronMMError: the model cannot be compressed, optimum-neuron cannot compile it, or it is compiled already.
     """
     config = _read_config(model_id, kwargs)
-    if find_compiled(model_id, **_hub(kwargs)) is not None:
+    if find_compiled(model_id, **hub_options(kwargs)) is not None:
         raise NeuronMMError(f"{model_id} is compiled already: pass the model that it was compiled from.")
     return compressible_class(config)._compile(model_id, config, options, kwargs, load_weights=False)
 
 
 def _read_config(model_id, kwargs: dict):
-    return read_config(model_id, bool(kwargs.get("trust_remote_code")), **_hub(kwargs))
-
-
-def _hub(kwargs: dict) -> dict:
-    return {name: kwargs.get(name) for name in ("revision", "cache_dir", "token")}
+    return read_config(model_id, bool(kwargs.get("trust_remote_code")), **hub_options(kwargs))
 
 
 def compressible_class(config) -> type:

@@ -38,7 +38,7 @@ from ..configuration import as_config
 from ..errors import NeuronMMError
 from ..families import family_of
 from . import artifact
-from .checkpoint import check_factors, local_checkpoint, read_config
+from .checkpoint import HUB, check_factors, hub_options, local_checkpoint, read_config
 from .checks import check_artifact, check_shapes, check_sizes, check_target, check_tensor_parallel, checked_dtype
 from .compilation import Compilation, compressed_with, decide_forms, is_compressed
 from .conversion import convert_mlp
@@ -48,8 +48,6 @@ from .summary import summarize
 
 
 logger = logging.get_logger(__name__)
-
-_HUB = ("revision", "cache_dir", "token")
 
 
 class NeuronMMModel:
@@ -94,7 +92,7 @@ class NeuronMMModel:
         options = as_config(neuronmm)
         if options is None and (config is None or not is_compressed(config)):
             return super()._export(model_id, config, neuron_config, load_weights=load_weights, **kwargs)
-        trust, hub = bool(kwargs.get("trust_remote_code")), {name: kwargs.get(name) for name in _HUB}
+        trust, hub = bool(kwargs.get("trust_remote_code")), hub_options(kwargs)
         config = config or read_config(model_id, trust, **hub)
         cls._check(config, options, neuron_config.tp_degree, neuron_config.target, load_weights)
         check_sizes(config, neuron_config)
@@ -134,7 +132,7 @@ class NeuronMMModel:
         kwargs = {name: value for name, value in kwargs.items() if name != "export"}
         shapes = {name: kwargs.pop(name, None) for name in ("batch_size", "sequence_length", "tensor_parallel_size")}
         instance_type, trust = kwargs.pop("instance_type", None), bool(kwargs.pop("trust_remote_code", False))
-        hub = {name: kwargs.pop(name, None) for name in _HUB}
+        hub = {name: kwargs.pop(name, None) for name in HUB}
         given = [checked_dtype(kwargs.pop(name, None)) for name in ("dtype", "torch_dtype")]
         dtype = next(filter(None, given), options.dtype)
         check_shapes(**shapes)
@@ -170,7 +168,7 @@ class NeuronMMModel:
         options = as_config(neuronmm)
         if options is None and not is_compressed(config):
             return super()._from_pretrained(model_id, config, **kwargs)
-        compiled = find_compiled(model_id, **{name: kwargs.get(name) for name in _HUB})
+        compiled = find_compiled(model_id, **hub_options(kwargs))
         if compiled is not None and is_compressed(config):
             if options is not None:
                 logger.warning(f"{model_id} is compressed and compiled already: its own settings apply.")
@@ -189,7 +187,7 @@ class NeuronMMModel:
     @classmethod
     def _load_compiled(cls, model_id, config, compiled: dict, kwargs: dict):
         check_artifact(model_id, compiled, kwargs)
-        fetching = (*_HUB, "local_files_only", "force_download")
+        fetching = (*HUB, "local_files_only", "force_download")
         source = artifact.local_artifact(model_id, compiled, **{name: kwargs.get(name) for name in fetching})
         try:
             model = super()._from_pretrained(str(source), config)
