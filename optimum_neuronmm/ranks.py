@@ -13,8 +13,11 @@
 # limitations under the License.
 """From a compression ratio to block-aligned ranks, and what they cost. Pure arithmetic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor
+
+from .errors import NeuronMMError
 
 
 DENSE = None  # the rank of a projection that is left as it is
@@ -35,6 +38,11 @@ class Shape:
         """Parameters at a rank: r (K + N) for the factors U (K, r) and V (r, N), K N where it stays dense."""
         return self.dense_parameters if rank is DENSE else rank * (self.K + self.N)
 
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank that saves parameters; 0 where none does."""
+        return (self.K * self.N - 1) // (self.K + self.N)
+
     def saves_parameters(self, rank: int) -> bool:
         return self.parameters(rank) < self.dense_parameters
 
@@ -51,6 +59,53 @@ def uniform_rank(shape: Shape, compression_ratio: float, block_size: int, alpha:
     blocks = floor(round(exact / block_size + alpha, 9))  # 1 - 0.9 is a hair below 0.1, which must not cost a block
     rank = max(1, blocks) * block_size
     return rank if shape.saves_parameters(rank) else DENSE
+
+
+def rank_options(shape: Shape, block_size: int) -> list[int | None]:
+    """The ranks that a projection may get: the multiples of the block that save parameters, ascending, then DENSE."""
+    break_even = -(-shape.dense_parameters // (shape.K + shape.N))  # the least rank that does not save
+    return [*range(block_size, break_even, block_size), DENSE]
+
+
+def parameter_cost(shape: Shape, rank: int | None) -> float:
+    """Parameters of one projection."""
+    return shape.parameters(rank)
+
+
+def parameters_per_rank(tensor_parallel_size: int) -> Callable[[Shape, int | None], float]:
+    """The cost of one projection as the parameters that one of so many ranks of tensor parallelism holds, padding included.
+
+    The dense weight is cut along the intermediate features, and so is the factor that faces them. The other factor faces
+    the hidden states: the replicated layout holds it whole on every rank, the sharded one cuts it along the rank of the
+    factors, which it pads to a multiple of the number of ranks (`neuron.form`). The smaller of the two counts: the layout
+    is chosen later, for whole layers and by speed, and this is what it can reach. In a layer that is then replicated, the
+    ranks hold more.
+
+    A shape does not say which of its sides are the hidden states. They are taken to be the smaller one, as in all models
+    whose MLP is wider than its input.
+
+    Returns:
+        A function of a shape and a rank, or DENSE, that never falls as the rank grows. For one rank of tensor parallelism
+        it equals `parameter_cost`. For several, a factored projection may cost more than a dense one.
+
+    Raises:
+        NeuronMMError: there is no such number of ranks.
+    """
+    tp = tensor_parallel_size
+    if tp < 1:
+        raise NeuronMMError(f"tensor_parallel_size must be at least 1, got {tp}.")
+
+    def cost(shape: Shape, rank: int | None) -> float:
+        hidden, intermediate = sorted((shape.K, shape.N))
+        part = -(-intermediate // tp)
+        if rank is DENSE:
+            return hidden * part
+        replicated = rank * (hidden + part)
+        rank_part = -(-rank // tp)
+        sharded = rank_part * hidden + rank_part * tp * part
+        return min(replicated, sharded)
+
+    return cost
 
 
 def removed_fraction(shapes: dict[str, Shape], ranks: dict[str, int | None]) -> float:

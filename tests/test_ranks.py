@@ -19,7 +19,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_neuronmm.ranks import DENSE, Shape, removed_fraction, uniform_rank
+from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.neuron.form import REPLICATED, SHARDED, Form
+from optimum_neuronmm.ranks import (
+    DENSE,
+    Shape,
+    parameter_cost,
+    parameters_per_rank,
+    rank_options,
+    removed_fraction,
+    uniform_rank,
+)
 
 
 SIDES = st.integers(1, 5000)
@@ -137,3 +147,75 @@ def test_rounding_down_removes_at_least_what_was_asked(shape, ratio, block):
     rank = uniform_rank(shape, ratio, block, 0.0)
     if rank not in (DENSE, block):  # one block is the least there is
         assert removed_fraction({"": shape}, {"": rank}) >= ratio - 1e-9
+
+
+def test_rank_options_of_known_shapes():
+    assert rank_options(Shape(576, 1536), 128) == [128, 256, 384, DENSE]  # breaks even at 418.9
+    assert rank_options(Shape(64, 64), 32) == [DENSE]  # 32 breaks even: equal is not fewer
+    assert rank_options(Shape(64, 65), 32) == [32, DENSE]
+    assert rank_options(Shape(96, 200), 128) == [DENSE]
+    options = rank_options(Shape(8192, 28672), 128)
+    assert len(options) == 50 and options[-2] == 6272
+
+
+@repeatable
+@given(SHAPES, BLOCKS)
+def test_rank_options_are_all_multiples_that_save_parameters(shape, block):
+    *ranks, last = rank_options(shape, block)
+    assert last is DENSE
+    multiples = range(block, min(shape.K, shape.N) + block, block)
+    assert ranks == [rank for rank in multiples if shape.saves_parameters(rank)]
+
+
+@repeatable
+@given(SHAPES, RATIOS, BLOCKS, ALPHAS)
+def test_the_uniform_rank_is_one_of_the_options(shape, ratio, block, alpha):
+    assert uniform_rank(shape, ratio, block, alpha) in rank_options(shape, block)
+
+
+def test_parameter_cost_of_a_projection():
+    assert parameter_cost(Shape(2048, 8192), 1280) == 1280 * 10_240
+    assert parameter_cost(Shape(2048, 8192), DENSE) == 2048 * 8192
+
+
+def test_parameters_per_rank_of_known_shapes():
+    cost = parameters_per_rank(4)
+    for shape in (Shape(2048, 8192), Shape(8192, 2048)):
+        assert cost(shape, DENSE) == 2048 * 2048
+        assert cost(shape, 1280) == 320 * 2048 + 1280 * 2048  # replicated it would be 1280 * (2048 + 2048)
+    # 3 ranks: 8192 is cut into parts of 2731 and a rank of 128 into parts of 43.
+    assert parameters_per_rank(3)(Shape(2048, 8192), 128) == 43 * 2048 + 129 * 2731
+    # Sharded, one block is padded to a multiple of 48, which is more than a small factor that is held whole.
+    assert parameters_per_rank(48)(Shape(32, 8192), 32) == min(32 * 32 + 32 * 171, 1 * 32 + 48 * 171) == 6496
+
+
+@repeatable
+@given(SHAPES, st.integers(1, 64), st.integers(1, 40))
+def test_parameters_per_rank_are_those_of_the_compiled_form(shape, tp, blocks):
+    rank = 32 * blocks
+    H, I = sorted((shape.K, shape.N))  # noqa: E741
+    cost = parameters_per_rank(tp)
+    dense = Form(H, I, DENSE, DENSE, DENSE, tp=tp)
+    assert 3 * cost(shape, DENSE) == dense.parameters
+    least = min(Form(H, I, rank, rank, rank, tp=tp, layout=layout).parameters for layout in (REPLICATED, SHARDED))
+    assert 3 * cost(shape, rank) == least
+
+
+@repeatable
+@given(SHAPES, st.integers(1, 64), st.sampled_from([1, 8, 32, 128]))
+def test_a_smaller_rank_never_costs_more(shape, tp, block):
+    for cost in (parameter_cost, parameters_per_rank(tp)):
+        costs = [cost(shape, rank) for rank in range(block, 65 * block, block)]
+        assert costs == sorted(costs)
+
+
+@repeatable
+@given(SHAPES, BLOCKS)
+def test_one_rank_of_tensor_parallelism_holds_all(shape, block):
+    cost = parameters_per_rank(1)
+    assert all(cost(shape, rank) == parameter_cost(shape, rank) for rank in rank_options(shape, block))
+
+
+def test_no_rank_of_tensor_parallelism():
+    with pytest.raises(NeuronMMError, match="tensor_parallel_size must be at least 1, got 0"):
+        parameters_per_rank(0)
