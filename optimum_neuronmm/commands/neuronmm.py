@@ -17,11 +17,12 @@
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from .push import PushCommand
+from .recover import RecoverCommand
 from .report import ReportCommand
 
 
 class NeuronMMCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo(name="neuronmm", help="Inspect and share models compressed with NeuronMM.")
+    COMMAND = CommandInfo(name="neuronmm", help="Inspect, train and share models compressed with NeuronMM.")
     SUBCOMMANDS = (
         CommandInfo(
             name="report",
@@ -32,5 +33,10 @@ class NeuronMMCommand(BaseOptimumCLICommand):
             name="push",
             help="Upload a compressed or compiled model to the Hugging Face Hub.",
             subcommand_class=PushCommand,
+        ),
+        CommandInfo(
+            name="recover",
+            help="Train the factors of a compressed model, to win back accuracy.",
+            subcommand_class=RecoverCommand,
         ),
     )
