@@ -51,7 +51,11 @@ def compressed_once(model_id, config: NeuronMMConfig, trust_remote_code: bool = 
     """
     checkpoint = open_dense(model_id, **hub, trust_remote_code=trust_remote_code)
     check_sources(config)
-    content = [checkpoint.fingerprint(), config.deciding_options(), file_stats(config.calibration)]
+    content = [
+        checkpoint.fingerprint(),
+        config.deciding_options(),
+        file_stats(config.calibration + config.recovery_data),
+    ]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^\w.-]+", "--", str(model_id)).strip("-")[-60:]
     directory = Path(HF_HOME) / "neuronmm" / f"{name}-{key[:16]}"

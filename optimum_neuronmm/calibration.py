@@ -105,7 +105,7 @@ def check_vocabulary(token: int, vocabulary: int) -> None:
 
 def file_stats(sources: list[str]) -> list[tuple[str, int, int]]:
     """Path, size and time of the files among the sources: whether they are what they were when work began."""
-    paths = [Path(source).resolve() for source in sources if not _is_name(source)]
+    paths = [Path(source).resolve() for source in sources if not _is_name(source) and os.path.isfile(source)]
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 

@@ -54,13 +54,19 @@ def write_checkpoint(
     The shards are those of the dense checkpoint, one tensor in memory at a time.
 
     Args:
-        factor_files: safetensors files with the entries of the factorised projections.
+        factor_files: safetensors files with the entries of the factorised projections, and of dense weights that were
+            changed.
         config: with `modules` filled in.
     """
     factors: dict[str, list[StoredTensor]] = {path: [] for path in config.modules}
+    changed: dict[str, StoredTensor] = {}
     for file in factor_files:
         for tensor in _tensors_of(file):
-            factors[_module_of(tensor.name, config)].append(tensor)
+            path = _module_of(tensor.name, config)
+            if path in factors:
+                factors[path].append(tensor)
+            else:
+                changed[tensor.name] = tensor
     cast_to = getattr(torch, config.dtype) if config.dtype else None
     weight_map: dict[str, str] = {}
     written: list[StoredTensor] = []
@@ -69,7 +75,9 @@ def write_checkpoint(
         tensors: list[StoredTensor] = []
         for name, info in infos.items():
             path, _, leaf = name.rpartition(".")
-            if path not in factors:
+            if name in changed:
+                tensors.append(changed[name])
+            elif path not in factors:
                 dtype = cast_to if cast_to and info.dtype.is_floating_point else info.dtype
                 tensors.append(StoredTensor(name, TensorInfo(info.shape, dtype), checkpoint))
             elif leaf == "weight":  # what belongs to the projection goes where its weight was

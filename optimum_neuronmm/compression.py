@@ -16,6 +16,7 @@
 import hashlib
 import json
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,10 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from .allocation import Allocation, allocate_uniform
+from .allocation import Allocation, Projections, allocate_uniform, check_reachable, find_projections
+from .analysis import Analysis
 from .calibration import (
+    SELF,
     CalibrationText,
     calibration_windows,
     check_sources,
@@ -38,12 +41,16 @@ from .configuration import FORMAT_VERSION, NeuronMMConfig
 from .errors import NeuronMMError
 from .families import family_of
 from .layerwise import compress_layers
-from .report import REPORT_NAME, format_report
+from .rank_map import draw_map
+from .refinement import refine
+from .report import MAP_NAME, REPORT_NAME, format_report
+from .run import Run
 from .sampling import sampler
+from .search import choose_ranks
 from .source import DenseCheckpoint, open_dense
-from .streaming import empty_model
+from .streaming import LayerStream, empty_model
 from .version import __version__
-from .workspace import Workspace, check_disk_space, check_output_dir, explained_disk_errors
+from .workspace import Workspace, check_disk_space, check_output_dir, explained_disk_errors, hidden_path
 
 
 def compress(
@@ -82,6 +89,61 @@ def compress(
     check_output_dir(output_dir)
     check_sources(config)
     checkpoint = open_dense(model, revision, cache_dir, token, trust_remote_code)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if config.recovery == "none":
+        report = _compress(checkpoint, output_dir, config, device)
+    else:
+        report = _compress_and_recover(checkpoint, output_dir, config, device)
+    print(format_report(report), flush=True)
+    return report
+
+
+def _compress_and_recover(
+    checkpoint: DenseCheckpoint, output_dir: Path, config: NeuronMMConfig, device: torch.device
+) -> dict:
+    """Compresses into a hidden directory beside the output, and writes what training makes of that. Returns the report."""
+    from .recovery import recover  # loads peft, which takes seconds
+
+    options = _recovery_options(config)
+    fingerprint = _fingerprint(checkpoint, config, device)
+    compressed = hidden_path(output_dir, output_dir.parent, f"{fingerprint[:12]}.compressed")
+    if not compressed.exists():
+        _compress(checkpoint, compressed, config, device)
+    report = recover(
+        compressed,
+        output_dir,
+        options,
+        teacher=checkpoint.directory,
+        trust_remote_code=checkpoint.trust_remote_code,
+        device=device,
+    )
+    shutil.rmtree(compressed)
+    return report
+
+
+def _recovery_options(config: NeuronMMConfig):
+    """The `RecoveryConfig` that a config stands for. Its sources are checked.
+
+    Raises:
+        NeuronMMError: where there is no text to train on.
+    """
+    from .recovery import RecoveryConfig
+    from .recovery.sources import check_sources
+
+    data = config.recovery_data or [source for source in config.calibration if source != SELF]
+    if not data:
+        raise NeuronMMError(
+            "recovery needs text to train on, and the calibration's is sampled from the model itself. Name a source with "
+            "--neuronmm_recovery_data (recovery_data= in Python)."
+        )
+    check_sources(data)
+    options = {"data": data, "tokens": config.recovery_tokens, "seed": config.seed}
+    if config.recovery == "lora":  # SVD-LLM's recipe
+        options |= {"objective": "labels", "order": "sequential", "learning_rate": 1e-4, "batch_size": 64}
+    return RecoveryConfig(**options)
+
+
+def _compress(checkpoint: DenseCheckpoint, output_dir: Path, config: NeuronMMConfig, device: torch.device) -> dict:
     family = family_of(checkpoint.config)
     longest = getattr(checkpoint.config, "max_position_embeddings", None)
     if longest is not None and config.calibration_length > longest:
@@ -90,27 +152,48 @@ def compress(
             f"{config.calibration_length}."
         )
     parameters = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
-    allocation = allocate_uniform(checkpoint, family, config)
+    projections = find_projections(checkpoint, family, config)
+    _check_ratio(projections, config)
+    if config.refine and not family.adds_down:
+        raise NeuronMMError(
+            f"refine cannot be used with {checkpoint.config.model_type}: a norm lies between its down projections and the "
+            "residual stream. Leave it out."
+        )
     tokenizer = _load_tokenizer(checkpoint)
-    check_disk_space(output_dir, _disk_needed(checkpoint, config))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    print(
-        f"Compressing {model}: ratio {config.compression_ratio}, block size {config.block_size}, projections "
-        f"{', '.join(config.projections)}, {config.decomposition} SVD, calibration {', '.join(config.calibration)}.",
-        flush=True,
-    )
+    check_disk_space(output_dir, _disk_needed(checkpoint, projections, config))
+    print(_announcement(checkpoint.name, config), flush=True)
     workspace = Workspace(output_dir, _fingerprint(checkpoint, config, device))
     try:
         with explained_disk_errors(output_dir):
             text = _collect_text(config, checkpoint, tokenizer, workspace, device)
-        perplexity = compress_layers(checkpoint, allocation, config, text, workspace, device)
+        # Half precision is slow on many CPUs, and statistics gain from float32.
+        dtype = torch.float32 if device.type == "cpu" else checkpoint.dtype
+        stream = LayerStream(checkpoint, family, dtype, device)
+        stream.embed(text.windows[:1])  # records what the layers are called with
+        run = Run(checkpoint, projections, config, text, stream, workspace)
+        analysis = Analysis(run)
+        analysis.complete()
+        allocation, ratio, trials = choose_ranks(run, analysis)
+        refinements = refine(run, analysis, allocation) if config.refine else []
+        perplexity = compress_layers(run, analysis, allocation)
+        steps = {"trials": trials, "refinements": refinements}
         with explained_disk_errors(output_dir):
-            report = _write_result(checkpoint, parameters, allocation, config, text, perplexity, workspace)
+            report = _write_result(run, allocation, ratio, parameters, perplexity, steps)
         workspace.publish()
     finally:
         workspace.close()
-    print(format_report(report), flush=True)
     return report
+
+
+def _announcement(model: str, config: NeuronMMConfig) -> str:
+    goal = f"ratio {config.compression_ratio}"
+    if config.max_perplexity_increase is not None:
+        goal = f"the largest ratio that raises perplexity by less than {config.max_perplexity_increase:.2%}"
+    return (
+        f"Compressing {model}: {goal}, block size {config.block_size}, projections {', '.join(config.projections)}, "
+        f"{config.decomposition} SVD, ranks {'by loss' if config.allocates_by_loss else 'uniform'}, calibration "
+        f"{', '.join(config.calibration)}."
+    )
 
 
 def _collect_text(
@@ -129,38 +212,49 @@ def _collect_text(
     return text
 
 
+def _check_ratio(projections: Projections, config: NeuronMMConfig) -> None:
+    """Finds out before any work whether there will be ranks."""
+    if config.max_perplexity_increase is not None:
+        return
+    if config.allocates_by_loss:
+        check_reachable(projections, config)
+    else:
+        allocate_uniform(projections, config)
+
+
 def _write_result(
-    checkpoint: DenseCheckpoint,
-    parameters: int,
-    allocation: Allocation,
-    config: NeuronMMConfig,
-    text: CalibrationText,
-    perplexity: dict,
-    workspace: Workspace,
+    run: Run, allocation: Allocation, ratio: float, parameters: int, perplexity: dict, steps: dict[str, list[dict]]
 ) -> dict:
     """Writes checkpoint, report and model card into the workspace's result. Returns the report.
 
     Args:
+        ratio: that was asked for, or found.
         parameters: of the dense model.
+        steps: what was tried on the way, for the report.
     """
+    checkpoint, config, text, workspace = run.checkpoint, run.config, run.text, run.workspace
     directory = workspace.new_result()
     # The result may be published: sources by name, not where they lie on this disk.
     sources = [entry["source"] for entry in text.sources]
     final = replace(
         config,
+        compression_ratio=ratio,
         calibration=sources,
+        recovery_data=[Path(source).name for source in config.recovery_data],
         modules=allocation.modules,
         format_version=FORMAT_VERSION,
         neuronmm_version=__version__,
     )
-    factor_files = [workspace.path / f"layer-{layer}.safetensors" for layer in range(allocation.layers)]
-    write_checkpoint(checkpoint, factor_files, final, directory)
+    layers = range(run.projections.layers)
+    write_checkpoint(checkpoint, [workspace.path / f"layer-{i}.safetensors" for i in layers], final, directory)
     after = parameters - allocation.parameters_before + allocation.parameters_after
     report = {
         "model": checkpoint.name if checkpoint.revision else checkpoint.directory.resolve().name,
         "revision": checkpoint.revision,
+        "decomposition": config.decomposition,
+        "allocation": "by_loss" if config.allocates_by_loss else "uniform",
         "compression_ratio": {
-            "requested": config.compression_ratio,
+            "requested": ratio,
             "projections": allocation.removed,
             "model": 1 - after / parameters,
         },
@@ -171,8 +265,9 @@ def _write_result(
             "projections_after": allocation.parameters_after,
         },
         "perplexity": perplexity,
+        **steps,
         "calibration": {"sources": text.sources, "seed": config.seed, "length": config.calibration_length},
-        "projections": [e for i in range(allocation.layers) for e in workspace.read_json(f"layer-{i}.json")],
+        "projections": [entry for i in layers for entry in workspace.read_json(f"layer-{i}.json")],
         "seconds": workspace.seconds,
         "versions": {
             "optimum-neuronmm": __version__,
@@ -182,6 +277,7 @@ def _write_result(
         },
     }
     (directory / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    draw_map(report["projections"], directory / MAP_NAME)
     write_model_card(directory, report, final)
     return report
 
@@ -196,16 +292,26 @@ def _load_tokenizer(checkpoint: DenseCheckpoint):
         ) from error
 
 
-def _disk_needed(checkpoint: DenseCheckpoint, config: NeuronMMConfig) -> int:
-    """Bytes while compressing: the factors, the result with them, and two generations of hidden states in float32."""
-    windows = config.calibration_samples + 2 * held_out_count(config.calibration_samples)
-    states = windows * config.calibration_length * checkpoint.config.hidden_size * 4
+def _disk_needed(checkpoint: DenseCheckpoint, projections: Projections, config: NeuronMMConfig) -> int:
+    """Bytes while compressing: the factors of all ranks and of the chosen ones, the result, and what the walks keep."""
+    H, layers = checkpoint.config.hidden_size, projections.layers
+    held_out = 2 * held_out_count(config.calibration_samples)  # dense and compressed
+    # Two generations of hidden states, in float32, and what enters every layer in the windows with gradients.
+    windows = 2 * (config.calibration_samples + held_out)
+    moments = 0
+    if config.decomposition == "two_sided":
+        windows += layers * (min(config.gradient_samples, config.calibration_samples) + held_out // 2)
+        moments = layers * 2 * H * H * 8
     widening = getattr(torch, config.dtype).itemsize / checkpoint.dtype.itemsize if config.dtype else 1
-    return int(2 * checkpoint.nbytes * max(1, widening)) + 2 * states
+    return int(3 * checkpoint.nbytes * max(1, widening)) + windows * config.calibration_length * H * 4 + moments
 
 
 def _fingerprint(checkpoint: DenseCheckpoint, config: NeuronMMConfig, device: torch.device) -> str:
     """Identity of everything that decides the factors."""
-    inputs = [checkpoint.fingerprint(), config.deciding_options(), file_stats(config.calibration)]
+    inputs = [
+        checkpoint.fingerprint(),
+        config.deciding_options(),
+        file_stats(config.calibration + config.recovery_data),
+    ]
     content = [*inputs, device.type, torch.__version__, transformers.__version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

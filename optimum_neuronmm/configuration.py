@@ -14,6 +14,7 @@
 """NeuronMMConfig: what the user chooses, and what config.json remembers of it."""
 
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -35,12 +36,22 @@ CONFIG_NAME = "neuronmm_config.json"
 FORMAT_VERSION = 1
 
 PROJECTIONS = ("gate", "up", "down")
-DECOMPOSITIONS = ("whitened", "svd")
+DECOMPOSITIONS = ("two_sided", "two_sided_local", "whitened", "svd")
+ALLOCATIONS = ("auto", "by_loss", "uniform")
 TARGETS = ("auto", "cpu", "neuron")
 KERNELS = ("auto", "nki", "compiler")
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("auto", "replicated", "sharded")
+RECOVERIES = ("none", "lora", "distill")
 STORAGES = ("uv",)
+_LEAST = {
+    "gradient_samples": 1,
+    "allocation_tensor_parallel_size": 1,
+    "recovery_tokens": 1,
+    "calibration_samples": 1,
+    "calibration_length": 8,
+    "seed": 0,
+}
 _RUNNING = ("target", "kernel", "layout", "compilation")  # what only matters where the model runs
 
 
@@ -53,15 +64,32 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     Args:
         compression_ratio: fraction of the compressed projections' parameters that is REMOVED, in (0, 1).
         block_size: ranks are multiples of it; a positive multiple of 32. 128 is the width of the tensor engine's tile.
-        alpha: rounding threshold of the rank, in [0, 1): 0 rounds down, 0.5 to the nearest multiple (NeuronMM,
+        alpha: rounding threshold of a uniform rank, in [0, 1): 0 rounds down, 0.5 to the nearest multiple (NeuronMM,
             arXiv 2510.25977, rank formula).
         projections: which of the MLP's projections to factorise: any of "gate", "up", "down".
-        decomposition: "whitened" (activation-aware SVD, needs calibration text for the factors) or "svd" (plain).
+        decomposition: what the factors minimise. "two_sided": the predicted increase of the model's loss, from the
+            activations that enter a projection and the gradients at its output. "two_sided_local": the same with
+            gradients of the layer's own output, where no walk back through the model can be afforded. "whitened": the
+            error of the projection's output (NeuronMM, SVD-LLM). "svd": the error of the weight.
+        gradient_samples: number of the calibration windows on which gradients are measured.
+        allocation: of the ranks. "by_loss": the least predicted loss at the requested ratio, projections may stay dense;
+            needs a two-sided decomposition. "uniform": the same rank for equal shapes (NeuronMM). "auto": by loss where
+            the decomposition allows it.
+        allocation_tensor_parallel_size: has the ranks chosen by loss save what one rank of so many holds.
+        max_perplexity_increase: where set, the ratio is searched for: the largest whose measured increase of perplexity
+            on held-out calibration text stays below this (0.05 for 5 %). Takes the place of `compression_ratio`.
+        refine: change the down projections, factored and dense, by what least squares on the compressed model's own
+            activations gives, where the divergence on held-out text improves by it.
         calibration: a source of text or several to mix: "self" (text sampled from the model), a .txt or .jsonl file
             (gzipped too), or a named dataset, "wikitext2" or "c4".
         calibration_samples: number of windows of calibration text, over all sources.
         calibration_length: tokens in each window.
         seed: chooses the windows and, for "self", the text.
+        recovery: training of the factors after the compression. "lora": adapters on U, then on V, on the text's own tokens
+            (SVD-LLM's recipe). "distill": adapters on both at once, towards the dense model's predictions. "none".
+            `optimum_neuronmm.recovery.recover` has more options.
+        recovery_data: sources of text to train on; what the calibration uses where empty, but for "self".
+        recovery_tokens: number of tokens to train on.
         target: "cpu", "neuron", or "auto": neuron where the Neuron SDK is installed.
         kernel: "nki" insists on the fused kernels, "compiler" lets the compiler lower plain matrix products, "auto"
             tries each kernel and falls back.
@@ -82,11 +110,19 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     block_size: int = 128
     alpha: float = 0.5
     projections: list[str] = field(default_factory=lambda: list(PROJECTIONS))
-    decomposition: str = "whitened"
+    decomposition: str = "two_sided"
+    gradient_samples: int = 32
+    allocation: str = "auto"
+    allocation_tensor_parallel_size: int = 1
+    max_perplexity_increase: float | None = None
+    refine: bool = False
     calibration: list[str] = field(default_factory=lambda: ["wikitext2"])
     calibration_samples: int = 64
     calibration_length: int = 512
     seed: int = 0
+    recovery: str = "none"
+    recovery_data: list[str] = field(default_factory=list)
+    recovery_tokens: int = 2_000_000
     target: str = "auto"
     kernel: str = "auto"
     layout: str = "auto"
@@ -101,6 +137,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         self._check_format()  # before the options, which a newer format may use differently
         self.calibration = _as_list("calibration", self.calibration)
         self.projections = _as_list("projections", self.projections)
+        self.recovery_data = _as_list("recovery_data", self.recovery_data)
         self._check_numbers()
         self._check_choices()
         self._check_modules()
@@ -133,7 +170,13 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
             raise NeuronMMError(
                 f"alpha must lie in [0, 1), got {self.alpha}. 0 rounds ranks down, 0.5 to the nearest."
             )
-        for name, least in (("calibration_samples", 1), ("calibration_length", 8), ("seed", 0)):
+        if self.max_perplexity_increase is not None:
+            _check_number("max_perplexity_increase", self.max_perplexity_increase, float)
+            if not 0 < self.max_perplexity_increase < math.inf:
+                raise NeuronMMError(
+                    f"max_perplexity_increase must be positive, got {self.max_perplexity_increase}. 0.05 allows 5 %."
+                )
+        for name, least in _LEAST.items():
             _check_number(name, getattr(self, name), int)
             if getattr(self, name) < least:
                 raise NeuronMMError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -154,14 +197,38 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
                 f"calibration must name at least one source of text, got {self.calibration}. Try 'self', a .txt or "
                 ".jsonl file, or 'wikitext2'."
             )
-        allowed = {"decomposition": DECOMPOSITIONS, "target": TARGETS, "kernel": KERNELS, "layout": LAYOUTS}
+        allowed = {
+            "decomposition": DECOMPOSITIONS,
+            "allocation": ALLOCATIONS,
+            "recovery": RECOVERIES,
+            "target": TARGETS,
+            "kernel": KERNELS,
+            "layout": LAYOUTS,
+        }
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 raise NeuronMMError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.allocation == "by_loss" and not self.is_two_sided:
+            raise NeuronMMError(
+                f"allocation by_loss compares predicted losses, which decomposition {self.decomposition!r} does not give: "
+                "use decomposition 'two_sided', or allocation 'uniform'."
+            )
+        if not isinstance(self.refine, bool):
+            raise NeuronMMError(f"refine must be True or False, got {self.refine!r}.")
+        if self.refine and "down" not in self.projections:
+            raise NeuronMMError("refine changes the down projections: add 'down' to projections, or leave it out.")
         if self.dtype is not None:
             self.dtype = str(self.dtype).removeprefix("torch.")
             if self.dtype not in DTYPES:
                 raise NeuronMMError(f"dtype must be one of {', '.join(DTYPES)} or None, got {self.dtype!r}.")
+
+    @property
+    def is_two_sided(self) -> bool:
+        return self.decomposition.startswith("two_sided")
+
+    @property
+    def allocates_by_loss(self) -> bool:
+        return self.is_two_sided and self.allocation != "uniform"
 
     def _check_modules(self) -> None:
         if not isinstance(self.modules, dict):

@@ -28,6 +28,7 @@ class Family:
         mlp: path of the MLP within a layer.
         layer_returns_tuple: whether a layer returns (hidden states, ...) and not the hidden states alone.
         projections: attribute of the MLP -> which of gate, up and down it computes. A fused matrix computes several.
+        adds_down: whether the output of down is added to the residual stream as it is, or times a constant of the config.
     """
 
     layers: str = "model.layers"
@@ -36,6 +37,12 @@ class Family:
     projections: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {"gate_proj": ("gate",), "up_proj": ("up",), "down_proj": ("down",)}
     )
+    adds_down: bool = True
+
+    @property
+    def down(self) -> str:
+        """The attribute of the MLP that computes down."""
+        return next(name for name, computes in self.projections.items() if "down" in computes)
 
     def layer_path(self, layer: int) -> str:
         return f"{self.layers}.{layer}"
@@ -71,7 +78,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _LLAMA_LIKE,
     "smollm3": _LLAMA_LIKE,
     "granite": Family(layer_returns_tuple=True),
-    "gemma3_text": Family(layer_returns_tuple=True),
+    "gemma3_text": Family(layer_returns_tuple=True, adds_down=False),  # through a norm
     "phi3": Family(projections={"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}),
 }
 

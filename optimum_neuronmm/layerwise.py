@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The walk over the layers: statistics, factors and the report's figures of one layer after the other."""
+"""The walk over the layers that puts the factors in, and measures on held-out text what each costs."""
 
 import torch
 from torch import nn
@@ -19,141 +19,137 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .allocation import Allocation
-from .calibration import CalibrationText
-from .configuration import NeuronMMConfig
-from .decomposition import decompose, output_error
-from .modeling import factor_tensors, replace_projections
-from .source import DenseCheckpoint
-from .streaming import LayerStream, collect_inputs
-from .workspace import Workspace
+from .analysis import Analysis
+from .decomposition import output_error
+from .quality import computing_with, layer_tensors, quality
+from .run import Run
+from .statistics import SecondOrderLoss
+from .streaming import collect_gradients, collect_inputs
 
 
 logger = logging.get_logger(__name__)
 
+_FORWARD, _BACKWARD = "layers", "losses"
 
-def compress_layers(
-    checkpoint: DenseCheckpoint,
-    allocation: Allocation,
-    config: NeuronMMConfig,
-    text: CalibrationText,
-    workspace: Workspace,
-    device: torch.device,
-) -> dict:
-    """Writes `layer-{i}.safetensors` (factors) and `layer-{i}.json` (report) of every layer into the workspace.
 
-    Three sets of hidden states advance together: the calibration text and the held-out text through the dense layers,
-    and the held-out text through the compressed ones. They are written after each layer; a resumed run reads them.
+def compress_layers(run: Run, analysis: Analysis, allocation: Allocation) -> dict:
+    """Writes `layer-{i}.safetensors` (factors) and `layer-{i}.json` (figures) of every layer into the workspace.
+
+    Two sets of hidden states of the held-out text advance together: through the dense layers, and through the
+    compressed ones. They are written after each layer; a resumed run reads them. Where the decomposition predicts the
+    model's loss, a walk back measures what each projection adds to it.
 
     Returns:
-        Perplexity before and after, on the held-out text.
+        Perplexity before and after and the divergence between the two, on the held-out text.
     """
-    # Half precision is slow on many CPUs, and statistics gain from float32.
-    dtype = torch.float32 if device.type == "cpu" else checkpoint.dtype
-    stream = LayerStream(checkpoint, allocation.family, dtype, device)
-    done = workspace.layers_done
+    states = _walk_forward(run, analysis, allocation)
+    if run.config.decomposition == "two_sided":
+        _walk_backward(run, analysis, allocation, states["dense"])
+    windows = run.text.held_out
+    figures = quality(run.stream, states["dense"], states["compressed"], run.text)
+    return {**figures, "windows": len(windows), "length": windows.shape[1], "bos": run.text.bos}
+
+
+def _walk_forward(run: Run, analysis: Analysis, allocation: Allocation) -> dict[str, torch.Tensor]:
+    """Returns the hidden states that leave the last layer, `dense` and `compressed`."""
+    stream, workspace, layers = run.stream, run.workspace, run.projections.layers
+    done = workspace.done(_FORWARD)
     if done:
-        stream.embed(text.held_out[:1])  # records what the layers are called with
-        logger.warning(f"Resuming {workspace.output_dir} after layer {done} of {allocation.layers}.")
-        states = workspace.load(f"hidden-{done}")
+        logger.warning(f"Resuming {workspace.output_dir} after layer {done} of {layers}.")
+        states = workspace.load(f"held-out-{done}")
     else:
-        states = {"calibration": stream.embed(text.windows), "held_out": stream.embed(text.held_out)}
-        states["compressed"] = states["held_out"].clone()
-    with tqdm(total=allocation.layers, initial=done, desc="Compressing layers", unit="layer") as progress:
-        for layer in range(done, allocation.layers):
+        states = {"dense": stream.embed(run.text.held_out)}
+        states["compressed"] = states["dense"].clone()
+    with tqdm(total=layers, initial=done, desc="Compressing layers", unit="layer") as progress:
+        for layer in range(done, layers):
+            if run.config.decomposition == "two_sided":
+                workspace.save(f"held-out-entering-{layer}", {"hidden": states["dense"]})
             with stream.layer(layer):
-                tensors, entries = _compress_layer(checkpoint, allocation, config, stream, layer, states)
+                tensors, entries = _compress_layer(run, analysis, allocation, layer, states)
             workspace.save(f"layer-{layer}", tensors)
             workspace.write_json(f"layer-{layer}.json", entries)
-            workspace.save(f"hidden-{layer + 1}", states)
-            workspace.finish_layer(layer)
-            workspace.remove(f"hidden-{layer}")
+            workspace.save(f"held-out-{layer + 1}", states)
+            workspace.finish(_FORWARD, layer + 1)
+            workspace.remove(f"held-out-{layer}")
             progress.update()
-    return {
-        "before": stream.perplexity(states["held_out"], text.held_out),
-        "after": stream.perplexity(states["compressed"], text.held_out),
-        "windows": len(text.held_out),
-        "length": text.held_out.shape[1],
-        "bos": text.bos,
-    }
+    return states
 
 
 def _compress_layer(
-    checkpoint: DenseCheckpoint,
-    allocation: Allocation,
-    config: NeuronMMConfig,
-    stream: LayerStream,
-    layer: int,
-    states: dict[str, torch.Tensor],
+    run: Run, analysis: Analysis, allocation: Allocation, layer: int, states: dict[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Advances all hidden states through `layer`. Returns its factors as checkpoint entries, and its report."""
-    mlp = stream.layers[layer].get_submodule(allocation.family.mlp)
-    groups = allocation.family.input_groups(allocation.factored(layer))
-    readers = {group[0]: mlp.get_submodule(group[0]) for group in groups}  # one of each that reads the same input
+    """Advances all hidden states through `layer`. Returns its factors as checkpoint entries, and its figures."""
+    stream, projections, ranks = run.stream, run.projections, allocation.factored(layer)
+    linears = {name: stream.model.get_submodule(projections.path(layer, name)) for name in ranks}
+    groups = projections.family.input_groups(linears)
+    readers = {group[0]: linears[group[0]] for group in groups}  # one of each that reads the same input
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in readers}
+    with collect_inputs(readers, lambda name, batch: rows[name].append(batch)):
+        stream.advance(layer, states["dense"])
 
-    held_out: dict[str, list[torch.Tensor]] = {name: [] for name in readers}
-    with collect_inputs(readers, lambda name, rows: held_out[name].append(rows)):
-        stream.advance(layer, states["held_out"])
-    grams = {name: _Gram(linear) for name, linear in readers.items()} if config.decomposition == "whitened" else {}
-    with collect_inputs({name: readers[name] for name in grams}, lambda name, rows: grams[name].add(rows)):
-        stream.advance(layer, states["calibration"])
-
-    factors: dict[str, dict[str, torch.Tensor]] = {}
-    entries = {name: _entry(allocation, allocation.path(layer, name)) for name in allocation.attributes}
+    tensors = layer_tensors(run, analysis, allocation, layer)
+    entries = {name: _entry(allocation, projections.path(layer, name)) for name in projections.attributes}
     for group in groups:
-        gram = grams.pop(group[0]).mean() if grams else None
-        inputs = torch.cat(held_out.pop(group[0])).float()
+        inputs = torch.cat(rows.pop(group[0])).float()
         for name in group:
-            path, linear = allocation.path(layer, name), mlp.get_submodule(name)
-            dtype = getattr(torch, config.dtype) if config.dtype else checkpoint.info(f"{path}.weight").dtype
-            factors[path], measured = _factorise(path, linear, allocation.ranks[path], gram, inputs, dtype)
-            entries[name] |= measured
-
-    replace_projections(stream.model, {path: allocation.modules[path] for path in factors})
-    for path, tensors in factors.items():
-        state = {name.removeprefix(f"{path}."): tensor for name, tensor in tensors.items()}
-        stream.model.get_submodule(path).load_state_dict(state)
-    stream.advance(layer, states["compressed"])
-    return {name: tensor for tensors in factors.values() for name, tensor in tensors.items()}, list(entries.values())
+            path = projections.path(layer, name)
+            U, V = (factor.to(inputs.device) for factor in _factors(tensors[path], path))
+            error = output_error(inputs, linears[name].weight.detach().T, U, V)
+            entries[name] |= {**analysis.predictions(path, ranks[name]), "measured_error": error}
+    with computing_with(stream, allocation, tensors):
+        stream.advance(layer, states["compressed"])
+    return {name: tensor for entry in tensors.values() for name, tensor in entry.items()}, list(entries.values())
 
 
-def _factorise(
-    path: str, linear: nn.Linear, rank: int, gram: torch.Tensor | None, inputs: torch.Tensor, dtype: torch.dtype
-) -> tuple[dict[str, torch.Tensor], dict]:
-    """The checkpoint entries of one projection in `dtype`, and what the report says of them.
+def _walk_backward(run: Run, analysis: Analysis, allocation: Allocation, hidden: torch.Tensor) -> None:
+    """Adds `measured_loss` to the figures of every factored projection.
+
+    It is `SecondOrderLoss` on held-out text, with the factors as they are stored.
 
     Args:
-        gram: of the calibration inputs (K, K), None for plain SVD.
-        inputs: held-out inputs (M, K), on which the rounded factors are measured.
+        hidden: (n, L, H) that leave the last layer of the dense model.
     """
-    W = linear.weight.detach().T
-    decomposition = decompose(W, gram, path)
-    U, V = decomposition.factors(rank)
-    bias = None if linear.bias is None else linear.bias.detach().cpu()
-    measured = {
-        "predicted_error": decomposition.relative_error(rank),
-        "measured_error": output_error(inputs, W, U.to(dtype), V.to(dtype)),
-        "ridge": decomposition.ridge,
-    }
-    return factor_tensors(path, U.cpu(), V.cpu(), bias, dtype), measured
+    stream, workspace, layers = run.stream, run.workspace, run.projections.layers
+    done = workspace.done(_BACKWARD)
+    if done:
+        gradients = workspace.load(f"held-out-gradients-{layers - done}")["gradients"]
+    else:
+        gradients = stream.loss_gradients(hidden, run.text.held_out, run.seed + 1)
+    with tqdm(total=layers, initial=done, desc="Measuring losses", unit="layer") as progress:
+        for layer in reversed(range(layers - done)):
+            entering = workspace.load(f"held-out-entering-{layer}")["hidden"]
+            with stream.layer(layer):
+                losses = _measured_losses(run, allocation, layer, entering, gradients)
+            entries = workspace.read_json(f"layer-{layer}.json")
+            for entry in entries:
+                if entry["name"] in losses:
+                    entry["measured_loss"] = losses[entry["name"]]
+            workspace.write_json(f"layer-{layer}.json", entries)
+            workspace.save(f"held-out-gradients-{layer}", {"gradients": gradients})
+            workspace.finish(_BACKWARD, layers - layer)
+            workspace.remove(f"held-out-gradients-{layer + 1}")
+            workspace.remove(f"held-out-entering-{layer}")
+            progress.update()
+
+
+def _measured_losses(
+    run: Run, allocation: Allocation, layer: int, entering: torch.Tensor, gradients: torch.Tensor
+) -> dict[str, float]:
+    """The measured loss of a layer's factored projections, by module path. Carries `gradients` back, in place."""
+    paths = [run.projections.path(layer, name) for name in allocation.factored(layer)]
+    linears: dict[str, nn.Linear] = {path: run.stream.model.get_submodule(path) for path in paths}
+    stored = run.workspace.load(f"layer-{layer}") if paths else {}
+    losses = {path: SecondOrderLoss(linear, *_factors(stored, path)) for path, linear in linears.items()}
+    with collect_gradients(linears, lambda path, *rows: losses[path].add(*rows)):
+        run.stream.retreat(layer, entering, gradients)
+    return {path: loss.mean() for path, loss in losses.items()}
+
+
+def _factors(tensors: dict[str, torch.Tensor], path: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """U (K, r) and V (r, N) of a projection from its checkpoint entries."""
+    return tuple(tensors[f"{path}.{name}.weight"].T for name in ("u", "v"))
 
 
 def _entry(allocation: Allocation, path: str) -> dict:
-    shape = allocation.shapes[path]
+    shape = allocation.projections.shapes[path]
     return {"name": path, "shape": [shape.K, shape.N], "rank": allocation.ranks[path]}
-
-
-class _Gram:
-    """E[x x^T] (K, K) of the inputs of a projection: a batch's product in float32, their sum in float64."""
-
-    def __init__(self, linear: nn.Linear):
-        K = linear.in_features
-        self._sum = torch.zeros(K, K, dtype=torch.float64, device=linear.weight.device)
-        self._rows = 0
-
-    def add(self, rows: torch.Tensor) -> None:
-        rows = rows.float()
-        self._sum += rows.T @ rows
-        self._rows += len(rows)
-
-    def mean(self) -> torch.Tensor:
-        return self._sum.div_(self._rows)

@@ -31,6 +31,16 @@ def token_loss(logits: torch.Tensor, tokens: torch.Tensor) -> float:
     return torch.nn.functional.cross_entropy(predicted, tokens[:, 1:].flatten(), reduction="sum").item()
 
 
+def token_divergence(reference: torch.Tensor, logits: torch.Tensor) -> float:
+    """Summed KL(reference || logits), in nats, of the predictions that `token_loss` counts.
+
+    Args:
+        reference, logits: (n, L, vocabulary), any floating dtype; reduced in float32.
+    """
+    p, q = (scores[:, :-1].float().log_softmax(-1).flatten(0, 1) for scores in (reference, logits))
+    return torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).item()
+
+
 def perplexity_from_loss(total_loss: float, windows: torch.Tensor) -> float:
     """exp of the mean loss per predicted token of `windows` (n, L).
 

@@ -14,12 +14,15 @@
 """The report of a compressed directory: what was done to the model and what it cost."""
 
 import json
+import math
 from pathlib import Path
 
 from .errors import NeuronMMError
+from .rank_map import format_map
 
 
 REPORT_NAME = "neuronmm_report.json"
+MAP_NAME = "neuronmm_ranks.png"  # the ranks of all projections, drawn
 # A perplexity that grew by more than this factor is worth a warning: the model may have lost what it was used for.
 PERPLEXITY_WARNING = 1.5
 
@@ -48,15 +51,19 @@ def format_report(report: dict) -> str:
     lines = [
         f"{report['model']}, compressed by optimum-neuronmm {report['versions']['optimum-neuronmm']}",
         "",
-        f"{'projections':<14}{'shape (K, N)':>16}{'rank':>12}{'predicted error':>18}{'measured error':>17}",
-        *_projection_rows(report["projections"]),
+        *_projection_table(report["projections"]),
         "",
+        *_map_lines(report["projections"]),
+        f"method            {_METHODS.get(report.get('decomposition'), 'low-rank factors')}, "
+        f"{_ALLOCATIONS.get(report.get('allocation'), 'uniform ranks')}",
         f"ratio removed     requested {ratio['requested']:.2%}, achieved {ratio['projections']:.2%} of the chosen "
         f"projections, {ratio['model']:.2%} of the model",
         f"parameters        {parameters['before']:,} -> {parameters['after']:,} "
         f"(projections {parameters['projections_before']:,} -> {parameters['projections_after']:,})",
         f"perplexity        {perplexity['before']:.2f} -> {perplexity['after']:.2f} on {perplexity['windows']} held-out "
         f"windows of {perplexity['length']} tokens",
+        *_loss_lines(report),
+        *_recovery_lines(report),
         f"calibration       {sources}, seed {report['calibration']['seed']}",
         f"time              {report['seconds']:.0f} s",
     ]
@@ -91,17 +98,77 @@ def rank_span(members: list[dict]) -> str:
     return span + ((f" +{dense} dense" if ranks else "dense") if dense else "")
 
 
-def _projection_rows(projections: list[dict]) -> list[str]:
-    """One row for each kind of projection: what the layers share, and the range of what they do not."""
-    rows = []
+_METHODS = {
+    "two_sided": "two-sided SVD (activations and gradients)",
+    "two_sided_local": "two-sided SVD (activations and gradients within a layer)",
+    "whitened": "whitened SVD (activations)",
+    "svd": "plain SVD",
+}
+_ALLOCATIONS = {"by_loss": "ranks by predicted loss", "uniform": "uniform ranks"}
+# What the table tells of each kind of projection: heading, key of the entries, whether it adds up over layers.
+_COLUMNS = (
+    ("predicted loss", "predicted_loss", True),
+    ("measured loss", "measured_loss", True),
+    ("predicted error", "predicted_error", False),
+    ("measured error", "measured_error", False),
+)
+
+
+def _projection_table(projections: list[dict]) -> list[str]:
+    """One row for each kind of projection: what the layers share, the range of what they do not, and sums of losses."""
+    columns = [column for column in _COLUMNS if any(column[1] in entry for entry in projections)]
+    if any("predicted_loss" in entry for entry in projections):
+        columns = [column for column in columns if column[1] != "predicted_error"]  # relative to the same loss
+    rows = [
+        "".join([f"{'projections':<14}{'shape (K, N)':>16}{'rank':>18}", *(f"{name:>17}" for name, _, _ in columns)])
+    ]
     for (name, K, N), members in by_kind(projections).items():
-        factored = [member for member in members if member["rank"] is not None]
-        errors = [_span([m[key] for m in factored], ".3f") if factored else "" for key in _ERRORS]
-        rows.append(f"{name:<14}{f'({K}, {N})':>16}{rank_span(members):>12}{errors[0]:>18}{errors[1]:>17}")
+        cells = [_cell([member[key] for member in members if key in member], adds_up) for _, key, adds_up in columns]
+        rows.append("".join([f"{name:<14}{f'({K}, {N})':>16}{rank_span(members):>18}", *(f"{c:>17}" for c in cells)]))
     return rows
 
 
-_ERRORS = ("predicted_error", "measured_error")
+def _map_lines(projections: list[dict]) -> list[str]:
+    """The map of the ranks where they differ from layer to layer."""
+    ranks = [{member["rank"] for member in members} for members in by_kind(projections).values()]
+    return [*format_map(projections).splitlines(), ""] if any(len(found) > 1 for found in ranks) else []
+
+
+def _loss_lines(report: dict) -> list[str]:
+    lines = []
+    if "divergence" in report["perplexity"]:
+        factored = [entry for entry in report["projections"] if entry["rank"] is not None]
+        sums = [
+            f"{label} {sum(entry[key] for entry in factored):.4f}"
+            for label, key in (("predicted", "predicted_loss"), ("second order", "measured_loss"))
+            if report.get("decomposition") == "two_sided" and all(key in entry for entry in factored)
+        ]
+        told = f" ({', '.join(sums)})" if sums else ""
+        lines.append(f"divergence        {report['perplexity']['divergence']:.4f} nats per held-out token{told}")
+    for step in report.get("refinements", []):
+        verdict = "kept" if step["kept"] else "not kept"
+        lines.append(
+            f"refinement        {step['name']}: divergence {step['before']:.4f} -> {step['after']:.4f}, {verdict}"
+        )
+    return lines
+
+
+def _recovery_lines(report: dict) -> list[str]:
+    """What training changed, on held-out windows of its own text."""
+    if "recovery" not in report:
+        return []
+    recovery = report["recovery"]
+    lines = [f"recovery          {recovery['tokens']:,} tokens, {recovery['options']['objective']}"]
+    for source in recovery["held_out"]:
+        before, after = (math.exp(min(source[name], 700)) for name in ("before", "after"))
+        lines.append(f"                  {source['source']}: perplexity {before:.2f} -> {after:.2f}")
+    return lines
+
+
+def _cell(values: list[float], adds_up: bool) -> str:
+    if not values:
+        return ""
+    return f"{sum(values):.4f}" if adds_up else _span(values, ".3f")
 
 
 def _span(values: list, form: str) -> str:

@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM
 
 from .errors import NeuronMMError
 from .families import Family
-from .perplexity import perplexity_from_loss, token_loss
 from .source import DenseCheckpoint
 
 
@@ -50,7 +49,7 @@ class LayerStream:
     """
 
     def __init__(self, checkpoint: DenseCheckpoint, family: Family, dtype: torch.dtype, device: torch.device):
-        self._checkpoint, self._family, self._dtype, self._device = checkpoint, family, dtype, device
+        self._checkpoint, self._family, self._dtype, self.device = checkpoint, family, dtype, device
         self.model = empty_model(checkpoint, dtype)
         self.layers: nn.ModuleList = self.model.get_submodule(family.layers)
         self._decoder = self.model.get_submodule(family.layers.rpartition(".")[0])
@@ -59,6 +58,7 @@ class LayerStream:
         resident = [name for name, _ in self.model.named_parameters() if not name.startswith(in_layers)]
         self._load(self.model, "", resident)
         self.model.tie_weights()
+        self.model.requires_grad_(False)
         for name, buffer in self.model.named_buffers():
             set_module_tensor_to_device(self.model, name, device, value=buffer)
 
@@ -76,7 +76,7 @@ class LayerStream:
 
         with self._replaced_layers(capture):
             for window in windows.split(1):  # one at a time, so that the recorded masks fit a batch of any size
-                self._decoder(input_ids=window.to(self._device), use_cache=False)
+                self._decoder(input_ids=window.to(self.device), use_cache=False)
         return torch.cat(embedded)
 
     @contextmanager
@@ -98,7 +98,7 @@ class LayerStream:
             NeuronMMError: naming the layer, where its output is not finite.
         """
         for batch in hidden.split(max(1, _ROWS_AT_ONCE // hidden.shape[1])):
-            output = self.layers[index](batch.to(self._device), **self._layer_kwargs[index])
+            output = self.layers[index](batch.to(self.device), **self._layer_kwargs[index])
             batch.copy_(output[0] if isinstance(output, tuple) else output)
             if not torch.isfinite(batch).all():
                 raise NeuronMMError(
@@ -106,15 +106,55 @@ class LayerStream:
                     "are damaged, or overflow in this dtype: check that the dense model generates text."
                 )
 
+    def retreat(self, index: int, entering: torch.Tensor, gradients: torch.Tensor) -> None:
+        """Carries gradients back through layer `index`: from what left it to what entered it, in place.
+
+        Args:
+            entering: hidden states (n, L, H) that entered the layer.
+            gradients: (n, L, H) of a scalar at the hidden states that left it.
+
+        Raises:
+            NeuronMMError: naming the layer, where a gradient is not finite.
+        """
+        rows = max(1, _ROWS_AT_ONCE // entering.shape[1])
+        for states, gradient in zip(entering.split(rows), gradients.split(rows), strict=True):
+            states = states.to(self.device).requires_grad_(True)
+            with torch.enable_grad():
+                output = self.layers[index](states, **self._layer_kwargs[index])
+            output = output[0] if isinstance(output, tuple) else output
+            gradient.copy_(torch.autograd.grad(output, states, gradient.to(self.device))[0])
+            if not torch.isfinite(gradient).all():
+                raise NeuronMMError(
+                    f"The gradients at layer {index} ({self._family.layer_path(index)}) are not finite. Load the model in "
+                    "float32 or bfloat16, or use --neuronmm_decomposition whitened, which needs none."
+                )
+
     @torch.no_grad()
-    def perplexity(self, hidden: torch.Tensor, windows: torch.Tensor) -> float:
-        """Token perplexity of `windows` (n, L) from what left the last layer, (n, L, H)."""
-        total = 0.0
+    def logits(self, hidden: torch.Tensor, windows: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The logits (1, L, vocabulary) of each of `windows` (n, L), from what left the last layer, (n, L, H)."""
         for states, window in zip(hidden.split(1), windows.split(1), strict=True):
-            with self._replaced_layers(lambda index, _, kwargs, states=states: states.to(self._device)):
-                logits = self.model(input_ids=window.to(self._device), use_cache=False).logits
-            total += token_loss(logits, window.to(self._device))
-        return perplexity_from_loss(total, windows)
+            yield self._head(states.to(self.device), window)
+
+    def loss_gradients(self, hidden: torch.Tensor, windows: torch.Tensor, seed: int) -> torch.Tensor:
+        """Gradients (n, L, H) of each window's summed loss at what left the last layer, (n, L, H).
+
+        The labels are drawn from the model's own distribution at each position, so the second moments of these
+        gradients estimate the Fisher information (and not the empirical one, which true labels would give).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        gradients = []
+        for states, window in zip(hidden.split(1), windows.split(1), strict=True):
+            states = states.to(self.device).requires_grad_(True)
+            with torch.enable_grad():
+                logits = self._head(states, window)[0].float()
+                labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+                loss = nn.functional.cross_entropy(logits, labels.to(self.device), reduction="sum")
+            gradients.append(torch.autograd.grad(loss, states)[0].to(hidden))
+        return torch.cat(gradients)
+
+    def _head(self, states: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        with self._replaced_layers(lambda index, _, kwargs: states):
+            return self.model(input_ids=window.to(self.device), use_cache=False).logits
 
     @contextmanager
     def _replaced_layers(self, forward: Callable[[int, torch.Tensor, dict], torch.Tensor]) -> Iterator[None]:
@@ -144,7 +184,7 @@ class LayerStream:
                     f"{prefix + name} of {self._checkpoint.name} holds values that are not finite. The checkpoint is "
                     "damaged: fetch or save the model again."
                 )
-            set_module_tensor_to_device(module, name, self._device, value=value, dtype=self._dtype)
+            set_module_tensor_to_device(module, name, self.device, value=value, dtype=self._dtype)
 
 
 def empty_model(checkpoint: DenseCheckpoint, dtype: torch.dtype | None = None) -> nn.Module:
@@ -187,8 +227,37 @@ def _return_free_memory() -> None:
 @contextmanager
 def collect_inputs(modules: dict[str, nn.Module], collect: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """Calls `collect(name, rows)` with the inputs (M, K) of each module while the context is open."""
+    with _hooked(modules, lambda name, args, _: collect(name, args[0].flatten(0, -2))):
+        yield
+
+
+@contextmanager
+def collect_outputs(
+    modules: dict[str, nn.Module], collect: Callable[[str, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """Calls `collect(name, inputs, outputs)` with those of each module, (M, K) and (M, N), while the context is open."""
+    with _hooked(modules, lambda name, args, output: collect(name, args[0].flatten(0, -2), output.flatten(0, -2))):
+        yield
+
+
+@contextmanager
+def collect_gradients(
+    modules: dict[str, nn.Module], collect: Callable[[str, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """Calls `collect(name, inputs, gradients)` with a module's inputs (M, K) and the gradients at its output (M, N)."""
+
+    def observe(name, args, output):
+        inputs = args[0].detach().flatten(0, -2)
+        output.register_hook(lambda gradient: collect(name, inputs, gradient.flatten(0, -2)))
+
+    with _hooked(modules, observe):
+        yield
+
+
+@contextmanager
+def _hooked(modules: dict[str, nn.Module], observe: Callable[[str, tuple, torch.Tensor], None]) -> Iterator[None]:
     hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: collect(name, args[0].flatten(0, -2)))
+        module.register_forward_hook(lambda _, args, output, name=name: observe(name, args, output))
         for name, module in modules.items()
     ]
     try:

@@ -65,7 +65,7 @@ class Workspace:
                 if state:
                     logger.warning(f"The model or the options changed since {output_dir} was begun: starting anew.")
                 self._empty()
-                state = {"fingerprint": fingerprint, "layers_done": 0, "seconds": 0.0}
+                state = {"fingerprint": fingerprint, "done": {}, "seconds": 0.0}
             self.write_json(_STATE, state | {"published": False})
         except BaseException:
             self.close()
@@ -73,23 +73,23 @@ class Workspace:
         self._state = state
         self._opened = time.perf_counter() - state["seconds"]
 
-    @property
-    def layers_done(self) -> int:
-        return self._state["layers_done"]
+    def done(self, stage: str) -> int:
+        """How many steps of a stage are finished."""
+        return self._state["done"].get(stage, 0)
 
     @property
     def seconds(self) -> float:
         """Time spent on this result, in the runs before an interruption too."""
         return time.perf_counter() - self._opened
 
-    def finish_layer(self, index: int) -> None:
-        """Makes the files of layer `index` count. A run that resumes goes on after it."""
-        self._state |= {"layers_done": index + 1, "seconds": self.seconds}
+    def finish(self, stage: str, steps: int) -> None:
+        """Makes what the first `steps` of a stage wrote count. A run that resumes goes on after them."""
+        self._state |= {"done": {**self._state["done"], stage: steps}, "seconds": self.seconds}
         self.write_json(_STATE, self._state)
 
     def cached(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The tensor stored under `name`, computed and stored on first use."""
-        if not (self.path / f"{name}.safetensors").is_file():
+        if not self.holds(name):
             self.save(name, {"value": compute()})
         return self.load(name)["value"]
 
@@ -99,6 +99,9 @@ class Workspace:
 
     def load(self, name: str) -> dict[str, torch.Tensor]:
         return load_file(self.path / f"{name}.safetensors")
+
+    def holds(self, name: str) -> bool:
+        return (self.path / f"{name}.safetensors").is_file()
 
     def remove(self, name: str) -> None:
         (self.path / f"{name}.safetensors").unlink(missing_ok=True)

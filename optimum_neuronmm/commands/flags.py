@@ -66,7 +66,7 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
     )
 
     def add(option: str, help: str, default: str, action=_RelaxInstanceType, **kwargs) -> None:
-        help = f"{help} Default: {default}."
+        help = f"{help} Default: {default}." if default else help
         group.add_argument(f"--{PREFIX}{option}", action=action, default=None, help=help, **kwargs)
 
     add(
@@ -94,9 +94,42 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
     )
     add(
         "decomposition",
-        "Activation-aware (whitened) or plain singular value decomposition.",
-        "whitened",
-        choices=["whitened", "svd"],
+        "What the factors keep: the model's predictions (two_sided: from the activations that enter a projection and the "
+        "gradients at its output; two_sided_local: from the activations and the layer alone), a projection's output "
+        "(whitened, as the paper), or its weight (svd).",
+        "two_sided",
+        choices=["two_sided", "two_sided_local", "whitened", "svd"],
+    )
+    add("gradient_samples", "Calibration windows on which gradients are measured.", "32", type=int, metavar="N")
+    add(
+        "allocation",
+        "How ranks are chosen: for the least predicted loss (by_loss; needs a two-sided decomposition), the same for equal "
+        "shapes (uniform, as the paper), or auto: by loss where the decomposition allows it.",
+        "auto",
+        choices=["auto", "by_loss", "uniform"],
+    )
+    add(
+        "allocation_tensor_parallel_size",
+        "Choose ranks by what one core of so many holds, where both layouts of the factors are considered.",
+        "1",
+        type=int,
+        metavar="N",
+    )
+    add(
+        "max_perplexity_increase",
+        "Instead of a ratio: search for the largest one whose measured perplexity rises by less than this fraction (0.05 is "
+        "5 %%).",
+        "None",
+        type=float,
+        metavar="FRACTION",
+    )
+    add(
+        "refine",
+        "Change the down projections by least squares on the compressed model's own activations, and keep that where the "
+        "model comes closer to the dense one on held-out text.",
+        "False",
+        action=_Enable,
+        nargs=0,
     )
     add(
         "calibration",
@@ -109,6 +142,22 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
     add("calibration_samples", "Number of windows of calibration text.", "64", type=int, metavar="N")
     add("calibration_length", "Tokens in each window.", "512", type=int, metavar="N")
     add("seed", "Seed of the calibration windows.", "0", type=int, metavar="N")
+    add(
+        "recovery",
+        "Train the factors afterwards: adapters on U, then on V, on the text's own tokens (lora), or on both at once towards "
+        "the dense model's predictions (distill). 'optimum-cli neuronmm recover' has more options.",
+        "none",
+        choices=["none", "lora", "distill"],
+    )
+    add(
+        "recovery_data",
+        "Text to train on: as for the calibration but for 'self', and alpaca-cleaned. Repeat the flag to mix sources. Not "
+        "given: the calibration's.",
+        "",
+        action=_Append,
+        metavar="SOURCE",
+    )
+    add("recovery_tokens", "Number of tokens to train on.", "2000000", type=int, metavar="N")
     add(
         "target",
         "What to write: a checkpoint that runs anywhere (cpu) or one compiled for a Neuron device (neuron). auto is "
