@@ -77,10 +77,13 @@ class TestCard:
         assert str(tiny_llama.parent) not in card
 
     def test_figures(self, directory):
-        card = model_card(report_with(directory, before=12.346, after=14.0), NeuronMMConfig(block_size=32))
-        assert "| parameters | 306,336 | 304,032 |" in card
+        report = report_with(directory, before=12.346, after=14.0)
+        card = model_card(report, NeuronMMConfig(block_size=32))
+        before, after = (report["parameters"][when] for when in ("before", "after"))
+        assert before == 306_336 and f"| parameters | 306,336 | {after:,} |" in card
         assert "| perplexity, 4 held-out windows of calibration text | 12.35 | 14.00 |" in card
-        assert "1.33% of the parameters of the compressed projections are removed (20.00% were" in card
+        achieved = report["compression_ratio"]["projections"]
+        assert f"{achieved:.2%} of the parameters of the compressed projections are removed (20.00% were" in card
         assert "ranks a multiple of 32" in card
         assert "**" not in card  # no warning
 

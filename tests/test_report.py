@@ -21,6 +21,7 @@ import pytest
 
 from optimum_neuronmm import NeuronMMConfig, compress, load_report
 from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.ranks import Shape
 from optimum_neuronmm.report import format_report, perplexity_warning
 
 
@@ -51,12 +52,20 @@ class TestContent:
         assert ratio["model"] == 1 - parameters["after"] / parameters["before"]
         removed = parameters["projections_before"] - parameters["projections_after"]
         assert parameters["before"] - parameters["after"] == removed
-        sizes = [entry["rank"] * sum(entry["shape"]) for entry in report["projections"]]
+        sizes = [Shape(*entry["shape"]).parameters(entry["rank"]) for entry in report["projections"]]
         assert sum(sizes) == parameters["projections_after"]
 
-    def test_errors_are_fractions(self, report):
-        for entry in report["projections"]:
+    def test_errors_are_fractions_and_losses_positive(self, report):
+        factored = [entry for entry in report["projections"] if entry["rank"] is not None]
+        assert 0 < len(factored) < len(report["projections"])
+        for entry in factored:
             assert 0 < entry["predicted_error"] < 1 and 0 < entry["measured_error"] < 1
+            assert entry["predicted_loss"] > 0 and entry["measured_loss"] > 0
+
+    def test_how_it_was_done(self, report):
+        assert (report["decomposition"], report["allocation"]) == ("two_sided", "by_loss")
+        assert report["trials"] == report["refinements"] == []
+        assert 0 < report["perplexity"]["divergence"] < 1
 
     def test_it_is_strict_json(self, compressed_llama):
         def refuse(constant):
@@ -68,39 +77,87 @@ class TestContent:
 class TestText:
     def test_every_figure_is_in_it(self, report):
         text = format_report(with_perplexity(report, 12.345, 13.5))
+        ratio, parameters = report["compression_ratio"], report["parameters"]
         assert f"{report['model']}, compressed by optimum-neuronmm {report['versions']['optimum-neuronmm']}" in text
-        assert "requested 20.00%, achieved 1.33% of the chosen projections, 0.75% of the model" in text
-        assert "306,336 -> 304,032 (projections 172,800 -> 170,496)" in text
+        achieved = f"achieved {ratio['projections']:.2%} of the chosen projections, {ratio['model']:.2%} of the model"
+        assert f"requested 20.00%, {achieved}" in text
+        assert (
+            f"306,336 -> {parameters['after']:,} (projections 172,800 -> {parameters['projections_after']:,})" in text
+        )
         assert "12.35 -> 13.50 on 4 held-out windows of 64 tokens" in text or "12.34 -> 13.50 on 4" in text
         assert "text.txt (8 windows), seed 0" in text
+        assert "two-sided SVD (activations and gradients), ranks by predicted loss" in text
+
+    def test_losses_add_up(self, report):
+        text = format_report(report)
+        factored = [entry for entry in report["projections"] if entry["rank"] is not None]
+        sums = [sum(entry[key] for entry in factored) for key in ("predicted_loss", "measured_loss")]
+        divergence = report["perplexity"]["divergence"]
+        assert (
+            f"{divergence:.4f} nats per held-out token (predicted {sums[0]:.4f}, second order {sums[1]:.4f})" in text
+        )
 
     def test_one_row_for_each_kind_of_projection(self, report):
-        rows = [line.split() for line in format_report(report).splitlines() if "_proj" in line]
-        assert [row[:4] for row in rows] == [
-            ["gate_proj", "(96,", "200)", "64"],
-            ["up_proj", "(96,", "200)", "64"],
-            ["down_proj", "(200,", "96)", "64"],
-        ]
-        measured = [e["measured_error"] for e in report["projections"] if e["name"].endswith("down_proj")]
-        assert rows[2][-1] == f"{min(measured):.3f}-{max(measured):.3f}"
+        rows = [line.split() for line in format_report(report).splitlines() if "_proj" in line and "(" in line]
+        shapes = ["gate_proj", "(96,", "200)"], ["up_proj", "(96,", "200)"], ["down_proj", "(200,", "96)"]
+        assert [row[:3] for row in rows] == list(shapes)
+        measured = [e["measured_error"] for e in report["projections"] if "up_proj" in e["name"] and e["rank"]]
+        least, most = f"{min(measured):.3f}", f"{max(measured):.3f}"
+        assert rows[1][-1] == (least if least == most else f"{least}-{most}")
 
     def test_ranks_that_differ_and_projections_that_are_dense(self, report):
         changed = copy.deepcopy(report)
-        ups = [entry for entry in changed["projections"] if entry["name"].endswith("up_proj")]
-        ups[0] |= {"rank": 32}
-        dense = {key: ups[1][key] for key in ("name", "shape")} | {"rank": None}
-        changed["projections"][changed["projections"].index(ups[1])] = dense
-        for entry in [entry for entry in changed["projections"] if entry["name"].endswith("gate_proj")]:
-            position = changed["projections"].index(entry)
-            changed["projections"][position] = {"name": entry["name"], "shape": entry["shape"], "rank": None}
-        rows = {line.split()[0]: line for line in format_report(changed).splitlines() if "_proj" in line}
+        ranks = {"gate_proj": [None, None, None], "up_proj": [32, None, 64], "down_proj": [64, 64, 64]}
+        figures = next(entry for entry in report["projections"] if entry["rank"] is not None)
+        for position, entry in enumerate(changed["projections"]):
+            rank = ranks[entry["name"].rpartition(".")[2]].pop(0)
+            told = {**figures, "name": entry["name"], "shape": entry["shape"], "rank": rank}
+            if rank is None:
+                told = {key: told[key] for key in ("name", "shape", "rank")}
+            changed["projections"][position] = told
+        lines = format_report(changed).splitlines()
+        rows = {line.split()[0]: line for line in lines if "_proj" in line and "(" in line}
         assert "32-64 +1 dense" in rows["up_proj"]
         assert rows["gate_proj"].split() == ["gate_proj", "(96,", "200)", "dense"]
+        assert ["gate_proj", "###"] in [line.split() for line in lines]  # the map
+
+    def test_a_map_only_where_ranks_differ(self, report):
+        changed = copy.deepcopy(report)
+        for entry in changed["projections"]:
+            entry["rank"] = None
+        assert "Tenths of the parameters kept" in format_report(report)
+        assert "Tenths of the parameters kept" not in format_report(changed)
+
+    def test_steps(self, report):
+        changed = copy.deepcopy(report)
+        step = {"name": "down", "before": 0.5, "after": 0.25, "kept": True}
+        changed["refinements"] = [step, {**step, "after": 0.75, "kept": False}]
+        changed["recovery"] = {
+            "tokens": 4096,
+            "options": {"objective": "distill"},
+            "held_out": [{"source": "a.txt", "before": 1.0, "after": 0.5}],
+        }
+        text = format_report(changed)
+        assert "refinement        down: divergence 0.5000 -> 0.2500, kept" in text
+        assert "divergence 0.5000 -> 0.7500, not kept" in text
+        assert "recovery          4,096 tokens, distill" in text and "a.txt: perplexity 2.72 -> 1.65" in text
+
+    def test_a_report_of_an_older_release(self, report):
+        """Without what was added since."""
+        older = copy.deepcopy(report)
+        for name in ("decomposition", "allocation", "trials", "refinements"):
+            del older[name]
+        del older["perplexity"]["divergence"]
+        for entry in older["projections"]:
+            entry.pop("predicted_loss", None)
+            entry.pop("measured_loss", None)
+        rows = format_report(older).splitlines()
+        assert rows[2].split()[-4:] == ["predicted", "error", "measured", "error"]
 
     def test_one_kind_of_two_shapes_has_two_rows(self, report):
         changed = copy.deepcopy(report)
         changed["projections"][0]["shape"] = [96, 400]
-        rows = [line for line in format_report(changed).splitlines() if line.startswith("gate_proj")]
+        rows = [line for line in format_report(changed).splitlines() if line.startswith("gate_proj") and "(" in line]
         assert len(rows) == 2
 
     def test_several_sources(self, report):

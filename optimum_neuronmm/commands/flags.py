@@ -66,7 +66,7 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
     )
 
     def add(option: str, help: str, default: str, action=_RelaxInstanceType, **kwargs) -> None:
-        help = f"{help} Default: {default}." if default else help
+        help = f"{help} Default: {default}."
         group.add_argument(f"--{PREFIX}{option}", action=action, default=None, help=help, **kwargs)
 
     add(
@@ -151,9 +151,8 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
     )
     add(
         "recovery_data",
-        "Text to train on: as for the calibration but for 'self', and alpaca-cleaned. Repeat the flag to mix sources. Not "
-        "given: the calibration's.",
-        "",
+        "Text to train on: as for the calibration but for 'self', and alpaca-cleaned. Repeat the flag to mix sources.",
+        "the calibration's",
         action=_Append,
         metavar="SOURCE",
     )

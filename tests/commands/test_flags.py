@@ -39,6 +39,7 @@ def test_every_option_of_the_config_has_a_flag(parser):
 def test_help_states_the_default_of_the_config(parser, option):
     default = option.default_factory() if option.default is MISSING else option.default
     text = ",".join(default) if isinstance(default, list) else str(default)
+    text = text or "the calibration's"  # for an empty list of texts to train on
     assert re.search(r"Default: (.+)\.$", flag(parser, option.name).help)[1] == text
 
 
@@ -46,6 +47,8 @@ def test_help_states_the_default_of_the_config(parser, option):
     "name, choices",
     [
         ("decomposition", configuration.DECOMPOSITIONS),
+        ("allocation", configuration.ALLOCATIONS),
+        ("recovery", configuration.RECOVERIES),
         ("target", configuration.TARGETS),
         ("kernel", configuration.KERNELS),
         ("layout", configuration.LAYOUTS),
