@@ -66,10 +66,9 @@ def measure_neurons(run: Run) -> None:
     stream, workspace, layers = run.stream, run.workspace, run.projections.layers
     if workspace.done(_STAGE):
         return
-    measured = run.text.windows[: run.config.gradient_samples]
     hidden = stream.embed(run.text.windows)
     for layer in tqdm(range(layers), desc="Measuring neurons", unit="layer"):
-        workspace.save(f"entering-{layer}", {"hidden": hidden[: len(measured)]})
+        workspace.save(f"entering-{layer}", {"hidden": hidden[run.with_gradients]})
         with stream.layer(layer):
             path = _down(run.projections, layer)
             linear = stream.model.get_submodule(path)
@@ -77,7 +76,8 @@ def measure_neurons(run: Run) -> None:
             with collect_inputs({path: linear}, lambda _, rows, moment=moment: moment.add(rows)):
                 stream.advance(layer, hidden)
         workspace.save(f"inputs-{layer}", {"inputs": moment.mean().cpu()})
-    gradients = stream.loss_gradients(hidden[: len(measured)], measured, run.seed)
+    rows = run.with_gradients
+    gradients = stream.loss_gradients(hidden[rows], run.text.windows[rows], run.seed)
     for layer in tqdm(reversed(range(layers)), desc="Ordering neurons", unit="layer", total=layers):
         inputs = workspace.load(f"inputs-{layer}")["inputs"]
         with stream.layer(layer):

@@ -48,9 +48,6 @@ class Analysis:
     def __init__(self, run: Run):
         self._run, self._stream, self._workspace, self._projections = run, run.stream, run.workspace, run.projections
         self._decomposition = run.config.decomposition
-        # At even distances, because the windows of a source follow those of another.
-        windows, count = len(run.text.windows), min(run.config.gradient_samples, len(run.text.windows))
-        self._with_gradients = torch.arange(count) * windows // count
         self._layers = run.projections.layers
 
     def complete(self) -> None:
@@ -61,6 +58,7 @@ class Analysis:
         self._walk_forward()
         if self._decomposition == "two_sided":
             self._walk_backward()
+        self._workspace.remove(f"hidden-{self._layers}")
 
     @cached_property
     def losses(self) -> dict[str, torch.Tensor]:
@@ -164,7 +162,7 @@ class Analysis:
 
     def _chosen(self, states: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A copy of the states of the windows on which gradients are measured."""
-        return {"calibration": states["calibration"][self._with_gradients], "held_out": states["held_out"].clone()}
+        return {"calibration": states["calibration"][self._run.with_gradients], "held_out": states["held_out"].clone()}
 
     def _walk_backward(self) -> None:
         workspace, layers = self._workspace, self._layers
@@ -175,7 +173,7 @@ class Analysis:
             gradients = workspace.load(f"gradients-{layers - done}")
         else:
             windows = {
-                "calibration": self._run.text.windows[self._with_gradients],
+                "calibration": self._run.text.windows[self._run.with_gradients],
                 "held_out": self._run.text.held_out,
             }
             leaving = self._chosen(workspace.load(f"hidden-{layers}"))
@@ -194,7 +192,6 @@ class Analysis:
                 for name in (f"gradients-{layer + 1}", f"entering-{layer}", f"moments-{layer}"):
                     workspace.remove(name)
                 progress.update()
-        workspace.remove(f"hidden-{layers}")
         workspace.remove("gradients-0")
 
     def _decompose_with_gradients(
@@ -249,7 +246,7 @@ class Analysis:
             factors[f"{name}.u"] = rounded(f"{path}.u.weight", U.T, dtype).cpu()
             factors[f"{name}.v"] = rounded(f"{path}.v.weight", V, dtype).cpu()
             losses[f"{name}.losses"] = result.losses.cpu()
-            losses[f"{name}.ridge"] = torch.tensor(result.ridge)
+            losses[f"{name}.ridge"] = torch.tensor(result.ridge, dtype=torch.float64)
             if measured:
                 losses[f"{name}.measured"] = torch.tensor(measured[name], dtype=torch.float64)
         self._workspace.save(f"factors-{layer}", factors)

@@ -302,6 +302,8 @@ def _disk_needed(checkpoint: DenseCheckpoint, projections: Projections, config: 
     if config.decomposition == "two_sided":
         windows += layers * (min(config.gradient_samples, config.calibration_samples) + held_out // 2)
         moments = layers * 2 * H * H * 8
+    if config.refine:
+        windows += 4 * config.calibration_samples  # of both models, two generations
     widening = getattr(torch, config.dtype).itemsize / checkpoint.dtype.itemsize if config.dtype else 1
     return int(3 * checkpoint.nbytes * max(1, widening)) + windows * config.calibration_length * H * 4 + moments
 

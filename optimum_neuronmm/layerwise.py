@@ -114,7 +114,9 @@ def _walk_backward(run: Run, analysis: Analysis, allocation: Allocation, hidden:
     if done:
         gradients = workspace.load(f"held-out-gradients-{layers - done}")["gradients"]
     else:
-        gradients = stream.loss_gradients(hidden, run.text.held_out, run.seed + 1)
+        gradients = stream.loss_gradients(
+            hidden, run.text.held_out, run.seed + 2
+        )  # other labels than the analysis drew
     with tqdm(total=layers, initial=done, desc="Measuring losses", unit="layer") as progress:
         for layer in reversed(range(layers - done)):
             entering = workspace.load(f"held-out-entering-{layer}")["hidden"]

@@ -138,10 +138,14 @@ def _loss_lines(report: dict) -> list[str]:
     lines = []
     if "divergence" in report["perplexity"]:
         factored = [entry for entry in report["projections"] if entry["rank"] is not None]
+        # Of refined projections neither is the loss: they differ from the dense ones on purpose.
+        is_sum = report.get("decomposition") == "two_sided" and not any(
+            s["kept"] for s in report.get("refinements", [])
+        )
         sums = [
             f"{label} {sum(entry[key] for entry in factored):.4f}"
             for label, key in (("predicted", "predicted_loss"), ("second order", "measured_loss"))
-            if report.get("decomposition") == "two_sided" and all(key in entry for entry in factored)
+            if is_sum and all(key in entry for entry in factored)
         ]
         told = f" ({', '.join(sums)})" if sums else ""
         lines.append(f"divergence        {report['perplexity']['divergence']:.4f} nats per held-out token{told}")
@@ -168,7 +172,7 @@ def _recovery_lines(report: dict) -> list[str]:
 def _cell(values: list[float], adds_up: bool) -> str:
     if not values:
         return ""
-    return f"{sum(values):.4f}" if adds_up else _span(values, ".3f")
+    return f"{sum(values):.3g}" if adds_up else _span(values, ".3f")
 
 
 def _span(values: list, form: str) -> str:

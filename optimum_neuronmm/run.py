@@ -52,6 +52,13 @@ class Run:
         return self.checkpoint.info(f"{path}.weight").dtype
 
     @property
+    def with_gradients(self) -> torch.Tensor:
+        """Which of the calibration windows gradients are measured on: at even distances, as sources follow one another."""
+        windows = len(self.text.windows)
+        count = min(self.config.gradient_samples, windows)
+        return torch.arange(count) * windows // count
+
+    @property
     def seed(self) -> int:
         """For generators of torch, which take 64 bits."""
         return self.config.seed % 2**62

@@ -80,7 +80,7 @@ class _Search:
             ratio = (good + bad) / 2 if target is None or slow == 2 else self._between(good, bad, target)
             increase = self._increase(ratio)
             point = (self._predicted(ratio), math.log1p(increase))
-            if increase <= self._limit:
+            if increase < self._limit:
                 good, below = ratio, point
             else:
                 bad, above = ratio, point
