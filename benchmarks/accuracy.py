@@ -58,6 +58,8 @@ def main() -> None:
     compared = best_calibration(rows)
     if compared:
         print("\nworst growth over the texts by calibration, the best first:", *compared, sep="\n  ")
+    if args.markdown:
+        args.markdown.write_text(markdown(rows), encoding="utf-8")
     print("\ngoals (for SmolLM2-135M-Instruct):")
     for entry in goals(rows):
         print(f"  {'met   ' if entry['met'] else 'MISSED'}  {entry['goal']}: {entry['measured']}")
@@ -84,6 +86,24 @@ def measure(measurement: Measurement, protocol: Protocol, wanted: list[Case], fi
         section = case.section
         print(_line(case, row, rows[wanted[0]]["perplexity"]), flush=True)
     return rows
+
+
+def markdown(rows: dict[Case, dict]) -> str:
+    """The rows as the table of the documentation."""
+    texts = [name.split(".txt")[0].split(".jsonl")[0] for name in next(iter(rows.values()))["perplexity"]]
+    lines = [
+        f"| method | calibrated on | ratio | removed | left dense | {' | '.join(texts)} |",
+        "|---" * (5 + len(texts)) + "|",
+    ]
+    for case, row in rows.items():
+        numbers = " | ".join(f"{value:.2f}" for value in row["perplexity"].values())
+        if case.method == "dense":
+            lines.append(f"| dense | | | | | {numbers} |")
+            continue
+        lines.append(
+            f"| {case.label} | {case.text} | {case.ratio:g} | {row['achieved']:.2%} | {row['left_dense']} | {numbers} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _header(texts: list[str]) -> str:
@@ -137,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, help="directory where the statistics are kept; default a temporary one")
     parser.add_argument("--json", type=Path, help="file that rows are written to, and taken from where it has them")
+    parser.add_argument("--markdown", type=Path, help="file to write the rows to as a table in Markdown")
     return parser.parse_args()
 
 

@@ -11,23 +11,20 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A compression from its inputs to its output: killed at any moment, given bad input, run again and beside another.
+"""A compression from its inputs to its output: given bad input, interrupted and run again, and beside another.
 
-What it computes is tested in test_layerwise.py, what it writes in test_checkpoint.py and test_report.py.
+What it computes is tested in test_layerwise.py and test_analysis.py, what it writes in test_checkpoint.py and
+test_report.py, and how it is killed in test_killed.py.
 """
 
-import contextlib
 import errno
 import gzip
 import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import traceback
-from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,214 +36,7 @@ from optimum_neuronmm import NeuronMMConfig, __version__, compress
 from optimum_neuronmm.errors import NeuronMMError
 
 from .conftest import ROOT, read_config, save_tiny_model
-
-
-# Killing: a child process runs `kill_everywhere`, which forks one process for each moment at which a run can die.
-
-
-class Moments:
-    """Counts the moments of a run at which it is worth dying, and dies at one of them, in the middle of the write."""
-
-    def __init__(self, deadly: int | None = None):
-        self.names, self._deadly = [], deadly
-
-    def pass_by(self, name: str, half=lambda: None) -> None:
-        self.names.append(name)
-        if len(self.names) == self._deadly:
-            half()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def install(self) -> None:
-        """Only into a process that was forked for it."""
-        from optimum_neuronmm import checkpoint, sampling, workspace
-
-        replace, rmtree, write_text, copyfile = os.replace, shutil.rmtree, Path.write_text, shutil.copyfile
-        save_file, sample_tokens, read = workspace.save_file, sampling.sample_tokens, checkpoint.StoredTensor.read
-        reads = []
-
-        def dying_replace(source, target):
-            if Path(source).is_dir():  # of a file, all of it is there: as good as in the middle of writing it
-                self.pass_by(f"before {Path(target).name} is renamed")
-            replace(source, target)
-            self.pass_by(f"after {Path(target).name} was renamed")
-
-        def dying_rmtree(path, **options):
-            if Path(path).exists():
-                self.pass_by(f"before {Path(path).name} is removed")
-                first = sorted(Path(path).iterdir())[0]
-                self.pass_by(f"while {Path(path).name} is removed", lambda: first.is_file() and first.unlink())
-            rmtree(path, **options)
-
-        def dying_write_text(path, content, **options):
-            self.pass_by(f"in {path.name}", lambda: write_text(path, content[: len(content) // 2], **options))
-            return write_text(path, content, **options)
-
-        def dying_copyfile(source, target):
-            content = Path(source).read_bytes()
-            self.pass_by(f"in {Path(source).name}", lambda: Path(target).write_bytes(content[: len(content) // 2]))
-            return copyfile(source, target)
-
-        def dying_save_file(tensors, path):
-            def half():
-                save_file(tensors, path)
-                os.truncate(path, path.stat().st_size // 2)
-
-            self.pass_by(f"in {path.name}", half)
-            save_file(tensors, path)
-
-        def dying_read(tensor):
-            reads.append(tensor)
-            if len(reads) % 9 == 0:
-                self.pass_by(f"before {tensor.name} is written")
-            return read(tensor)
-
-        def dying_sample_tokens(*args):
-            self.pass_by("before a batch is sampled")
-            return sample_tokens(*args)
-
-        os.replace, shutil.rmtree, Path.write_text, shutil.copyfile = (
-            dying_replace,
-            dying_rmtree,
-            dying_write_text,
-            dying_copyfile,
-        )
-        workspace.save_file, checkpoint.StoredTensor.read = dying_save_file, dying_read
-        sampling.sample_tokens = dying_sample_tokens
-
-
-def in_fork(function, log: Path) -> int | None:
-    """Runs `function` in a forked process with its output in `log`. Returns the signal it died of, None if it ended."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        try:
-            function()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-
-
-def result_of(output: Path) -> dict:
-    """What must be equal of two runs: the weights, the settings, and which files there are."""
-    if not output.exists():
-        return {}
-    exact = {name: sha256((output / name).read_bytes()).hexdigest() for name in ("model.safetensors", "config.json")}
-    return {**exact, "files": sorted(path.name for path in output.iterdir())}
-
-
-def kill_everywhere(model: str, text: str, folder: str) -> None:
-    """Prints a JSON object: of each moment its name, and what was there after the kill and after the next run."""
-    import torch
-
-    from optimum_neuronmm import sampling
-
-    torch.set_num_threads(1)  # a process with several may not be forked
-    sampling._BATCH = 2
-    options = {"compression_ratio": 0.2, "block_size": 32, "calibration": ["self", text]}
-    config = NeuronMMConfig(**options, calibration_samples=2, calibration_length=16)
-    folder = Path(folder)
-
-    def run(name, deadly=None, moments=None):
-        output, log = folder / name / "an output", folder / name / "log"
-
-        def work():
-            if deadly or moments is not None:
-                counted = Moments(deadly)
-                counted.install()
-            compress(model, output, config)
-            if moments is not None:
-                (folder / name / "moments").write_text(json.dumps(counted.names))
-
-        output.parent.mkdir(exist_ok=True)
-        died = in_fork(work, log)
-        beside = sorted(path.name for path in output.parent.iterdir() if path.name not in ("log", "moments"))
-        return {"died": died, "result": result_of(output), "beside": beside, "log": log.read_text()}
-
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        compress(model, folder / "first", config)  # imports what is imported late, once for all
-    found = {"reference": run("reference"), "counted": run("counted", moments=[]), "moments": [], "chain": []}
-    for number, moment in enumerate(json.loads((folder / "counted" / "moments").read_text()), 1):
-        found["moments"].append({"name": moment, "killed": run(str(number), number), "again": run(str(number))})
-    for attempt in range(40):  # one run after the other is killed, each a little later than the one before
-        found["chain"].append(run("chain", 8 + 3 * attempt))
-        if not found["chain"][-1]["died"]:
-            break
-    print(json.dumps(found))
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, text_file):
-    folder = tmp_path_factory.mktemp("killed")
-    model = save_tiny_model(folder / "model", hidden_size=64, intermediate_size=160)
-    call = f"from tests.test_compression import kill_everywhere as k; k({str(model)!r}, {str(text_file)!r}, {str(folder)!r})"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    process = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
-
-
-class TestKilled:
-    def test_the_runs_that_are_compared_are_whole(self, killed):
-        for run in (killed["reference"], killed["counted"]):
-            assert run["died"] is None and run["beside"] == ["an output"], run["log"]
-        assert killed["reference"]["result"] == killed["counted"]["result"]
-
-    def test_it_was_killed_at_every_kind_of_moment(self, killed):
-        names = [moment["name"] for moment in killed["moments"]]
-        assert all(moment["killed"]["died"] == signal.SIGKILL for moment in killed["moments"])
-        for layer in range(3):
-            assert f"after layer-{layer}.safetensors was renamed" in names
-            assert f"in layer-{layer}.json.part" in names
-            assert f"in hidden-{layer + 1}.safetensors.part" in names
-        assert names.count("after state.json was renamed") >= 4
-        assert names.count("before a batch is sampled") == 2
-        written = ["config.json", "neuronmm_report.json", "README.md", "tokenizer.json", "calibration.json.part"]
-        assert {f"in {name}" for name in written} < set(names)
-        assert sum("is written" in name for name in names) >= 4
-        assert names[-4:] == [
-            "before an output is renamed",
-            "after an output was renamed",
-            "before .an output.neuronmm is removed",
-            "while .an output.neuronmm is removed",
-        ]
-
-    def test_the_output_is_whole_or_not_there(self, killed):
-        for moment in killed["moments"]:
-            assert moment["killed"]["result"] in ({}, killed["reference"]["result"]), moment["name"]
-        there = [moment["name"] for moment in killed["moments"] if moment["killed"]["result"]]
-        assert there == [moment["name"] for moment in killed["moments"]][-3:]
-
-    def test_the_next_run_gives_the_same_checkpoint_and_leaves_nothing_beside_it(self, killed):
-        for moment in killed["moments"]:
-            assert moment["again"]["result"] == killed["reference"]["result"], moment["name"] + moment["again"]["log"]
-            assert moment["again"]["beside"] == ["an output"], moment["name"]
-
-    def test_a_run_that_finds_its_output_finished_says_so(self, killed):
-        for moment in killed["moments"]:
-            refused = "exists and is not empty" in moment["again"]["log"]
-            assert refused == bool(moment["killed"]["result"]), moment["name"]
-
-    def test_finished_layers_are_not_computed_again(self, killed):
-        logs = {moment["name"]: moment["again"]["log"] for moment in killed["moments"]}
-        assert "after layer 2 of 3" in logs["in layer-2.json.part"]
-        assert "after layer 3 of 3" in logs["in README.md"]
-        assert "Resuming" not in logs["after layer-0.safetensors was renamed"]
-        assert all("starting anew" not in log for log in logs.values())
-
-    def test_a_run_that_is_killed_again_and_again_arrives(self, killed):
-        *attempts, last = killed["chain"]
-        assert len(attempts) >= 5 and all(attempt["died"] == signal.SIGKILL for attempt in attempts)
-        assert all(attempt["result"] == {} for attempt in attempts)
-        assert last["died"] is None and last["result"] == killed["reference"]["result"], last["log"]
-        assert last["beside"] == ["an output"]
+from .pipeline import result_of, sharpened
 
 
 # Inputs that cannot be compressed: each ends with a message, and with the output's directory as it was.
@@ -293,6 +83,12 @@ def edit_weights(directory, change):
 def edit_config(directory, **changes):
     content = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+def measured(layers):
+    """The files of a run that ended after so many layers of the first walk."""
+    kept = [f"{name}-{layer}.safetensors" for name in ("moments", "entering") for layer in range(layers)]
+    return ["calibration.safetensors", *kept, *([f"hidden-{layers}.safetensors"] if layers else [])]
 
 
 class TestBadInput:
@@ -381,6 +177,21 @@ class TestBadInput:
     def test_a_ratio_at_which_nothing_is_saved(self, refuse):
         refuse("Nothing would be compressed", block_size=128)
 
+    @pytest.mark.parametrize("ratio", [0.51, 0.9])
+    def test_a_ratio_that_no_ranks_reach(self, refuse, ratio):
+        refuse(f"compression_ratio {ratio} cannot be reached.*removes 50.7%", compression_ratio=ratio)
+
+    def test_a_limit_of_perplexity_that_no_ratio_keeps(self, refuse, monkeypatch):
+        from optimum_neuronmm import search
+
+        monkeypatch.setattr(search, "trial", lambda *_: {"before": 10.0, "after": 12.0, "divergence": 0.2})
+        decomposed = [f"{name}-{layer}.safetensors" for name in ("factors", "losses") for layer in range(3)]
+        refuse(
+            "No ratio keeps the increase of perplexity below 10.00%.*already costs 20.00%",
+            max_perplexity_increase=0.1,
+            left=["calibration.safetensors", *decomposed],
+        )
+
     def test_an_unsupported_model(self, refuse, model):
         edit_config(model, model_type="gpt2")
         refuse("'gpt2' is not supported: choose one of")
@@ -427,9 +238,8 @@ class TestBadInput:
             weights[name].view(-1)[7] = value
 
         edit_weights(model, change)
-        done = [f"layer-{i}.safetensors" for i in range(int(name.split(".")[2]) if ".layers." in name else 0)]
-        states = [f"hidden-{len(done)}.safetensors"] if done else []
-        refuse(f"{name} of .* holds values that are not finite", left=["calibration.safetensors", *done, *states])
+        layers = int(name.split(".")[2]) if ".layers." in name else 0
+        refuse(f"{name} of .* holds values that are not finite", left=measured(layers))
 
     def test_activations_that_overflow_are_named_by_their_layer(self, refuse, model):
         def change(weights):
@@ -437,8 +247,7 @@ class TestBadInput:
                 weights[f"model.layers.1.mlp.{name}.weight"] *= 1e25
 
         edit_weights(model, change)
-        done = ["calibration.safetensors", "layer-0.safetensors", "hidden-1.safetensors"]
-        refuse(r"activations of layer 1 \(model.layers.1\) are not finite", left=done)
+        refuse(r"activations of layer 1 \(model.layers.1\) are not finite", left=measured(1))
 
     def test_a_model_that_cannot_sample_is_named_by_its_layer(self, refuse, model):
         edit_weights(model, lambda weights: weights["model.layers.1.mlp.down_proj.weight"].fill_(math.nan))
@@ -470,16 +279,27 @@ def test_space_that_the_dtype_of_the_output_needs_is_counted(model, output, quic
     edit_weights(model, lambda weights: weights.update({name: t.bfloat16() for name, t in weights.items()}))
     for dtype in (None, "float32"):
         compress(model, output.parent / str(dtype), config_with(quick_options, dtype=dtype))
-    states = 2 * (8 + 2 * 4) * 64 * 96 * 4
+    states = (2 * (8 + 2 * 4) + 3 * (8 + 4)) * 64 * 96 * 4  # of two walks; gradients are of all 8 windows
+    moments = 3 * 2 * 96 * 96 * 8
     weights = 306_336 * 4
-    assert needed == [2 * weights + states, weights + states, 2 * weights + states]
+    assert needed == [part + states + moments for part in (3 * weights, 1.5 * weights, 3 * weights)]
 
 
 class TestFullDisk:
     """The disk fills up at a write; after space was made, the same command goes on."""
 
     @pytest.mark.parametrize(
-        "write", ["hidden-2.safetensors.part", "layer-1.json.part", "model.safetensors", "tokenizer.json", "README.md"]
+        "write",
+        [
+            "hidden-2.safetensors.part",
+            "factors-1.safetensors.part",
+            "gradients-0.safetensors.part",
+            "layer-1.json.part",
+            "held-out-gradients-1.safetensors.part",
+            "model.safetensors",
+            "tokenizer.json",
+            "README.md",
+        ],
     )
     def test_it_can_be_resumed(self, tiny_llama, compressed_llama, output, quick_options, monkeypatch, write, capfd):
         import builtins
@@ -577,6 +397,9 @@ class TestStartingAnew:
             {"calibration_samples": 9},
             {"projections": ["up"]},
             {"decomposition": "svd"},
+            {"gradient_samples": 3},
+            {"allocation": "uniform"},
+            {"max_perplexity_increase": 9.0},
             {"dtype": "bfloat16"},
         ],
     )
@@ -668,6 +491,37 @@ def test_the_result_says_which_release_wrote_it(tiny_llama, quick_options, tmp_p
     """Not the one that wrote the options it was given."""
     compress(tiny_llama, tmp_path / "out", NeuronMMConfig(**quick_options, neuronmm_version="99.0"))
     assert read_config(tmp_path / "out")["quantization_config"]["neuronmm_version"] == __version__
+
+
+@pytest.mark.parametrize("changes", [{}, {"allocation": "uniform"}, {"decomposition": "whitened"}])
+def test_a_ratio_that_was_searched_for(changes, quick_options, tmp_path):
+    """What the report says of the result is what the best trial measured."""
+    model = sharpened(save_tiny_model(tmp_path / "model"))
+    options = {"compression_ratio": 0.9, "max_perplexity_increase": 0.3, **changes}
+    report = compress(model, tmp_path / "out", config_with(quick_options, **options))
+    assert 1 <= len(report["trials"]) <= 10
+    best = max((trial for trial in report["trials"] if trial["increase"] <= 0.3), key=lambda trial: trial["ratio"])
+    assert report["compression_ratio"]["projections"] == best["achieved"]
+    perplexity = report["perplexity"]
+    assert perplexity["after"] == pytest.approx(best["perplexity"], rel=1e-6)
+    assert perplexity["after"] / perplexity["before"] - 1 == pytest.approx(best["increase"], rel=1e-4, abs=1e-6)
+    assert perplexity["divergence"] == pytest.approx(best["divergence"], rel=1e-5)
+    written = read_config(tmp_path / "out")["quantization_config"]
+    assert written["compression_ratio"] == report["compression_ratio"]["requested"] >= best["ratio"]
+    assert written["max_perplexity_increase"] == 0.3
+    if not changes:
+        assert written["compression_ratio"] == best["ratio"]
+
+
+def test_gradients_are_worth_something(quick_options, tmp_path):
+    """On held-out text, at ranks that are the same."""
+    model, divergence = sharpened(save_tiny_model(tmp_path / "model")), {}
+    for decomposition in ("svd", "whitened", "two_sided"):
+        options = {"compression_ratio": 0.506, "calibration_samples": 32, "decomposition": decomposition}
+        report = compress(model, tmp_path / decomposition, config_with(quick_options, **options))
+        assert {entry["rank"] for entry in report["projections"]} == {32}
+        divergence[decomposition] = report["perplexity"]["divergence"]
+    assert divergence["two_sided"] < 0.8 * divergence["whitened"] < divergence["svd"]
 
 
 @pytest.mark.parametrize("layers", [0, 2])

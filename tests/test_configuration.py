@@ -34,7 +34,11 @@ CHOSEN = {
     "block_size": 64,
     "alpha": 0.0,
     "projections": ["up", "down"],
-    "decomposition": "svd",
+    "decomposition": "two_sided_local",
+    "gradient_samples": 2,
+    "allocation": "by_loss",
+    "allocation_tensor_parallel_size": 8,
+    "max_perplexity_increase": 0.05,
     "calibration": ["self", "notes.jsonl.gz"],
     "calibration_samples": 3,
     "calibration_length": 8,
@@ -97,7 +101,18 @@ def warnings():
         ("calibration", ["self", 3], "at least one source of text, got ['self', 3]", ""),
         ("calibration", {"self": 1}, "must be a name or a list of names", ""),
         ("calibration", None, "must be a name or a list of names, got None", ""),
-        ("decomposition", "qr", "must be one of whitened, svd, got 'qr'", ""),
+        ("decomposition", "qr", "must be one of two_sided, two_sided_local, whitened, svd, got 'qr'", ""),
+        ("allocation", "greedy", "must be one of auto, by_loss, uniform, got 'greedy'", ""),
+        ("gradient_samples", 0, "must be at least 1, got 0", ""),
+        ("gradient_samples", 0.5, "must be an integer, got 0.5", ""),
+        ("allocation_tensor_parallel_size", 0, "must be at least 1, got 0", ""),
+        ("allocation_tensor_parallel_size", True, "must be an integer, got True", ""),
+        ("max_perplexity_increase", 0, "must be positive, got 0", "0.05 allows 5 %"),
+        ("max_perplexity_increase", -0.1, "must be positive, got -0.1", ""),
+        ("max_perplexity_increase", float("inf"), "must be positive, got inf", ""),
+        ("max_perplexity_increase", float("nan"), "must be positive, got nan", ""),
+        ("max_perplexity_increase", "5%", "must be a number, got '5%'", ""),
+        ("max_perplexity_increase", False, "must be a number, got False", ""),
         ("target", "gpu", "must be one of auto, cpu, neuron, got 'gpu'", ""),
         ("kernel", "cuda", "must be one of auto, nki, compiler, got 'cuda'", ""),
         ("dtype", "int8", "must be one of float32, bfloat16, float16 or None, got 'int8'", ""),
@@ -147,6 +162,9 @@ def test_an_error_is_a_value_error():
         {"alpha": 0},
         {"alpha": 0.999},
         {"calibration_samples": 1, "calibration_length": 8, "seed": 0},
+        {"gradient_samples": 1, "allocation_tensor_parallel_size": 1},
+        {"max_perplexity_increase": 1e-6},
+        {"max_perplexity_increase": 3},
         {"dtype": None},
     ],
 )
@@ -161,6 +179,35 @@ def test_defaults():
     assert config.projections == ["gate", "up", "down"]
     assert (config.quant_method, config.format_version, config.neuronmm_version) == ("neuronmm", 1, __version__)
     assert config.modules == {}
+    assert (config.decomposition, config.gradient_samples, config.allocation) == ("two_sided", 32, "auto")
+    assert (config.allocation_tensor_parallel_size, config.max_perplexity_increase) == (1, None)
+    assert config.allocates_by_loss
+
+
+@pytest.mark.parametrize("decomposition", ["whitened", "svd"])
+def test_losses_that_are_not_predicted_cannot_be_compared(decomposition):
+    with pytest.raises(NeuronMMError, match=f"allocation by_loss .* {decomposition!r} .* allocation 'uniform'"):
+        NeuronMMConfig(decomposition=decomposition, allocation="by_loss")
+
+
+def test_what_decides_how_ranks_are_chosen():
+    def by_loss(decomposition, allocation):
+        return NeuronMMConfig(decomposition=decomposition, allocation=allocation).allocates_by_loss
+
+    for decomposition in ("two_sided", "two_sided_local"):
+        assert by_loss(decomposition, "auto") and by_loss(decomposition, "by_loss")
+        assert not by_loss(decomposition, "uniform")
+        assert NeuronMMConfig(decomposition=decomposition).is_two_sided
+    for decomposition in ("whitened", "svd"):
+        assert not by_loss(decomposition, "auto") and not by_loss(decomposition, "uniform")
+        assert not NeuronMMConfig(decomposition=decomposition).is_two_sided
+
+
+def test_what_only_matters_where_the_model_runs_decides_no_factors():
+    config = NeuronMMConfig(**CHOSEN)
+    left_out = config.to_dict().keys() - config.deciding_options().keys()
+    assert left_out == {"target", "kernel", "layout", "compilation"}
+    assert all(config.deciding_options()[name] == CHOSEN[name] for name in CHOSEN.keys() - left_out)
 
 
 def test_what_means_the_same_is_equal():

@@ -18,32 +18,21 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from optimum_neuronmm import LowRankLinear, NeuronMMConfig, compress, layerwise
+from optimum_neuronmm import LowRankLinear, NeuronMMConfig, compress
 from optimum_neuronmm.calibration import calibration_windows
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.perplexity import perplexity
+from optimum_neuronmm.workspace import Workspace
 
 from .conftest import read_config, save_tiny_model
-
-
-def sharpened(directory):
-    """Has a random model be sure of what it says, so that a change of it shows in its perplexity."""
-    weights = load_file(directory / "model.safetensors")
-    head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
-    weights[head] *= 10
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    return directory
+from .pipeline import analysed, divergence, observe, sharpened, whole
 
 
 def windows_of(directory, config):
     """The calibration text that a compression of `directory` takes, collected anew."""
     return calibration_windows(config, AutoTokenizer.from_pretrained(directory), None)
-
-
-def loaded(directory, dtype=torch.float32):
-    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto").to(dtype).eval()
 
 
 class Compressed:
@@ -52,9 +41,10 @@ class Compressed:
     def __init__(self, dense, output, config):
         self.config = config
         self.report = compress(dense, output, config)
-        self.directory = output
+        self.source, self.directory = dense, output
         self.text = windows_of(dense, config)
-        self.dense, self.model = loaded(dense), loaded(output)
+        self.dense, self.model = whole(dense), whole(output)
+        self.factored = [entry for entry in self.report["projections"] if entry["rank"] is not None]
 
     def inputs(self, path, windows):
         """What the projection at `path` of the dense model reads, (M, K)."""
@@ -82,7 +72,16 @@ def config_with(quick_options, **changes):
 def llama(quick_options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("layerwise")
     dense = sharpened(save_tiny_model(folder / "dense"))
-    return Compressed(dense, folder / "out", config_with(quick_options))
+    run = Compressed(dense, folder / "out", config_with(quick_options))
+    assert 5 <= len(run.factored) < 9  # a mixture
+    return run
+
+
+@pytest.fixture(scope="module")
+def whitened(quick_options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layerwise")
+    dense = sharpened(save_tiny_model(folder / "dense"))
+    return Compressed(dense, folder / "out", config_with(quick_options, decomposition="whitened"))
 
 
 @pytest.fixture(scope="module")
@@ -105,28 +104,88 @@ def test_perplexity_is_that_of_the_models_on_the_held_out_windows(llama):
 
 def test_measured_error_is_that_of_the_projections_output_on_held_out_text(llama):
     assert len(llama.report["projections"]) == 9
-    for entry in llama.report["projections"]:
+    for entry in llama.factored:
         W, UV = llama.matrices(entry["name"])
         X = llama.inputs(entry["name"], llama.text.held_out).double()
         expected = ((X @ (W - UV)).norm() / (X @ W).norm()).item()
         assert entry["measured_error"] == pytest.approx(expected, rel=1e-4), entry["name"]
 
 
-def test_predicted_error_is_that_on_the_calibration_text(llama):
+@pytest.mark.parametrize("name", ["llama", "whitened", "plain"])
+def test_divergence_is_that_of_the_models_on_the_held_out_windows(name, request):
+    run = request.getfixturevalue(name)
+    expected = divergence(run.dense, run.model, run.text.held_out)
+    assert run.report["perplexity"]["divergence"] == pytest.approx(expected, rel=1e-4)
+    assert divergence(run.model, run.dense, run.text.held_out) != pytest.approx(expected, rel=1e-3)
+
+
+def measured_losses(run):
+    """1/2 E[(g . dy)^2] of held-out text, from the whole model."""
+    paths = [entry["name"] for entry in run.factored]
+    seen = observe(run.dense, run.text.held_out, paths, seed=run.config.seed + 1)
+    losses = {}
+    for path in paths:
+        W, UV = run.matrices(path)
+        errors = seen.inputs[path].double() @ (W - UV)
+        losses[path] = 0.5 * (errors * seen.gradients[path].double()).sum(1).square().mean().item()
+    return losses
+
+
+def test_measured_loss_is_that_of_the_models_gradients_on_held_out_text(llama):
+    for path, expected in measured_losses(llama).items():
+        [entry] = [entry for entry in llama.factored if entry["name"] == path]
+        assert entry["measured_loss"] == pytest.approx(expected, rel=2e-3), path
+
+
+def test_predicted_loss_is_that_of_the_analysis(llama, tmp_path):
+    """The figures are checked in test_analysis.py."""
+    run, analysis = analysed(llama.source, tmp_path / "out", llama.config.deciding_options())
+    assert sum(entry["predicted_loss"] for entry in llama.factored) > 0
+    for entry in llama.factored:
+        expected = analysis.predictions(entry["name"], entry["rank"])
+        assert {name: entry[name] for name in expected} == expected
+
+
+def test_which_figures_there_are(llama, whitened, plain):
+    for run in (llama, whitened, plain):
+        figures = {"name", "shape", "rank", "predicted_error", "measured_error", "ridge"}
+        for entry in run.report["projections"]:
+            if entry["rank"] is None:
+                assert entry.keys() == {"name", "shape", "rank"}
+            elif run is llama:
+                assert entry.keys() == figures | {"predicted_loss", "measured_loss"}
+            else:
+                assert entry.keys() == figures
+    assert [run.report["allocation"] for run in (llama, whitened, plain)] == ["by_loss", "uniform", "uniform"]
+    assert [run.report["decomposition"] for run in (llama, whitened, plain)] == ["two_sided", "whitened", "svd"]
+    assert llama.report["trials"] == []
+
+
+def test_local_gradients_predict_and_are_not_measured(quick_options, tmp_path):
+    dense = sharpened(save_tiny_model(tmp_path / "dense"))
+    run = Compressed(dense, tmp_path / "out", config_with(quick_options, decomposition="two_sided_local"))
+    assert run.report["allocation"] == "by_loss" and len(run.factored) >= 5
+    for entry in run.factored:
+        assert "predicted_loss" in entry and "measured_loss" not in entry
+    expected = divergence(run.dense, run.model, run.text.held_out)
+    assert run.report["perplexity"]["divergence"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_predicted_error_is_that_on_the_calibration_text(whitened):
     """The statistics are of the calibration windows, all of them and no others; damping changes the fourth digit."""
-    for entry in llama.report["projections"]:
-        W, UV = llama.matrices(entry["name"])
-        X = llama.inputs(entry["name"], llama.text.windows).double()
+    for entry in whitened.report["projections"]:
+        W, UV = whitened.matrices(entry["name"])
+        X = whitened.inputs(entry["name"], whitened.text.windows).double()
         expected = ((X @ (W - UV)).norm() / (X @ W).norm()).item()
         assert entry["predicted_error"] == pytest.approx(expected, rel=2e-3), entry["name"]
-        assert entry["ridge"] == 1e-6
+        assert entry["ridge"] == pytest.approx(1e-6)
 
 
-def test_whitening_is_better_on_its_text_than_plain_svd(llama, plain):
-    for whitened, other in zip(llama.report["projections"], plain.report["projections"], strict=True):
+def test_whitening_is_better_on_its_text_than_plain_svd(whitened, plain):
+    for entry, other in zip(whitened.report["projections"], plain.report["projections"], strict=True):
         W, UV = plain.matrices(other["name"])
         X = plain.inputs(other["name"], plain.text.windows).double()
-        assert whitened["predicted_error"] < ((X @ (W - UV)).norm() / (X @ W).norm()).item()
+        assert entry["predicted_error"] < ((X @ (W - UV)).norm() / (X @ W).norm()).item()
 
 
 def test_plain_svd_is_the_truncated_svd_of_the_weights(plain):
@@ -151,8 +210,8 @@ def test_plain_svd_reports_perplexity_too(plain):
 def test_shapes_and_ranks_are_those_of_the_modules(llama):
     for entry in llama.report["projections"]:
         module = llama.model.get_submodule(entry["name"])
-        assert isinstance(module, LowRankLinear)
-        assert entry["shape"] == [module.in_features, module.out_features] and entry["rank"] == module.rank == 32
+        assert entry["shape"] == [module.in_features, module.out_features]
+        assert entry["rank"] == (module.rank if isinstance(module, LowRankLinear) else None)
 
 
 def test_projections_are_in_the_order_of_the_layers(llama):
@@ -163,7 +222,7 @@ def test_projections_are_in_the_order_of_the_layers(llama):
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_every_family(model_type, quick_options, tmp_path):
-    dense = sharpened(save_tiny_model(tmp_path / "dense", model_type))
+    dense = sharpened(save_tiny_model(tmp_path / "dense", model_type, tie_word_embeddings=False))
     run = Compressed(dense, tmp_path / "out", config_with(quick_options, calibration_samples=4))
     figures = run.report["perplexity"]
     assert figures["before"] == pytest.approx(perplexity(run.dense, run.text.held_out), rel=1e-4)
@@ -172,11 +231,16 @@ def test_every_family(model_type, quick_options, tmp_path):
     parameters = run.report["parameters"]
     assert parameters["before"] == sum(p.numel() for p in run.dense.parameters())
     assert parameters["after"] == sum(p.numel() for p in run.model.parameters())
-    last = run.report["projections"][-1]
-    W, UV = run.matrices(last["name"])
-    X = run.inputs(last["name"], run.text.held_out).double()
-    expected = ((X @ (W - UV)).norm() / (X @ W).norm()).item()
-    assert last["measured_error"] == pytest.approx(expected, rel=1e-3)
+    expected = divergence(run.dense, run.model, run.text.held_out)
+    assert figures["divergence"] == pytest.approx(expected, rel=1e-3)
+    assert run.report["compression_ratio"]["projections"] >= 0.4
+    for path, expected in measured_losses(run).items():
+        [entry] = [entry for entry in run.factored if entry["name"] == path]
+        assert entry["measured_loss"] == pytest.approx(expected, rel=5e-3), path
+        W, UV = run.matrices(path)
+        X = run.inputs(path, run.text.held_out).double()
+        error = ((X @ (W - UV)).norm() / (X @ W).norm()).item()
+        assert entry["measured_error"] == pytest.approx(error, rel=1e-3)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -208,7 +272,7 @@ def test_a_bfloat16_model_is_measured_with_the_factors_as_they_are_stored(quick_
     figures = run.report["perplexity"]
     assert figures["before"] == pytest.approx(perplexity(run.dense, run.text.held_out), rel=1e-5)
     assert figures["after"] == pytest.approx(perplexity(run.model, run.text.held_out), rel=1e-5)
-    for entry in run.report["projections"]:
+    for entry in run.factored:
         W, UV = run.matrices(entry["name"])
         X = run.inputs(entry["name"], run.text.held_out).double()
         expected = ((X @ (W - UV)).norm() / (X @ W).norm()).item()
@@ -234,7 +298,7 @@ def test_a_layer_without_factors_stays_as_it_is(quick_options, tmp_path):
     """A fused gate and up at whose shape no rank of this block saves parameters, beside a down at which it does not."""
     dense = sharpened(save_tiny_model(tmp_path / "dense", "phi3", intermediate_size=48))
     # gate_up (96, 96): rank 32 saves; down (48, 96): rank 32 is exactly as large as dense.
-    run = Compressed(dense, tmp_path / "out", config_with(quick_options, compression_ratio=0.3))
+    run = Compressed(dense, tmp_path / "out", config_with(quick_options, compression_ratio=0.2))
     ranks = {entry["name"].rpartition(".")[2]: entry["rank"] for entry in run.report["projections"]}
     assert ranks == {"gate_up_proj": 32, "down_proj": None}
     entries = [entry for entry in run.report["projections"] if entry["rank"] is None]
@@ -268,36 +332,26 @@ def test_equal_inputs_give_equal_bytes(llama, quick_options, tmp_path):
     assert report["projections"] == llama.report["projections"] and report["perplexity"] == llama.report["perplexity"]
 
 
-def test_statistics_are_summed_in_float64():
-    """A million small products beside a large one: float32 would lose them."""
-    linear = torch.nn.Linear(1, 1)
-    gram = layerwise._Gram(linear)
-    gram.add(torch.tensor([[4096.0]]))
-    for _ in range(1000):
-        gram.add(torch.full((1, 1), 0.5))
-    assert gram.mean().item() == (4096.0**2 + 250) / 1001
-    assert gram.mean().dtype == torch.float64
+def test_files_come_and_go(tiny_llama, quick_options, tmp_path, monkeypatch):
+    """Hidden states of one layer at a time, and of each layer what the walk back needs; the same where it is resumed."""
+    seen, finish = [], Workspace.finish
 
+    def recorded(workspace, stage, steps):
+        finish(workspace, stage, steps)
+        if stage in ("layers", "losses"):
+            seen.append({path.name.removesuffix(".safetensors") for path in workspace.path.glob("held-out-*")})
 
-def test_half_precision_inputs_are_squared_in_float32():
-    gram = layerwise._Gram(torch.nn.Linear(2, 1))
-    gram.add(torch.tensor([[300.0, 1.0]], dtype=torch.float16))  # 300^2 is beyond float16
-    assert gram.mean().tolist() == [[90000.0, 300.0], [300.0, 1.0]]
-
-
-def test_hidden_states_of_one_layer_are_kept_at_a_time(tiny_llama, quick_options, tmp_path, monkeypatch):
-    from optimum_neuronmm.workspace import Workspace
-
-    seen, finish_layer = [], Workspace.finish_layer
-
-    def recorded(workspace, index):
-        finish_layer(workspace, index)
-        seen.append(sorted(path.name for path in workspace.path.glob("hidden-*")))
-
-    monkeypatch.setattr(Workspace, "finish_layer", recorded)
+    monkeypatch.setattr(Workspace, "finish", recorded)
     compress(tiny_llama, tmp_path / "out", config_with(quick_options))
-    hidden = [f"hidden-{index}.safetensors" for index in range(1, 4)]
-    assert seen == [hidden[:1], hidden[:2], hidden[1:]]  # the one before goes when the next one counts
+    entering = [f"held-out-entering-{layer}" for layer in range(3)]
+    assert seen == [
+        {"held-out-1", *entering[:1]},
+        {"held-out-1", "held-out-2", *entering[:2]},
+        {"held-out-2", "held-out-3", *entering},
+        {"held-out-3", "held-out-gradients-2", *entering},
+        {"held-out-3", "held-out-gradients-2", "held-out-gradients-1", *entering[:2]},
+        {"held-out-3", "held-out-gradients-1", "held-out-gradients-0", *entering[:1]},
+    ]
 
 
 def test_the_report_is_written_and_returned(llama):

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from optimum_neuronmm.errors import NeuronMMError
-from optimum_neuronmm.perplexity import perplexity, perplexity_from_loss, token_loss
+from optimum_neuronmm.perplexity import perplexity, perplexity_from_loss, token_divergence, token_loss
 
 
 def model_giving(logits_of):
@@ -91,6 +91,30 @@ def test_no_gradient_is_kept(tiny_llama):
     model.lm_head.register_forward_hook(lambda _, args, output: seen.append(output.requires_grad))
     perplexity(model, windows_of(1, 8))
     assert seen == [False]
+
+
+class TestDivergence:
+    @staticmethod
+    def logits(seed, *shape):
+        return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    def test_it_is_the_sum_over_the_predictions_that_count(self):
+        p, q = self.logits(1, 2, 5, 7), self.logits(2, 2, 5, 7)
+        total = 0.0
+        for window in range(2):
+            for position in range(4):  # the last one predicts a token that is not there
+                a, b = (x[window, position].double().softmax(-1) for x in (p, q))
+                total += (a * (a / b).log()).sum().item()
+        assert token_divergence(p, q) == pytest.approx(total, rel=1e-5)
+        assert token_divergence(q, p) != pytest.approx(total, rel=0.05)
+
+    def test_of_equal_distributions_it_is_zero(self):
+        p = self.logits(1, 1, 5, 7)
+        assert token_divergence(p, p + 4) == pytest.approx(0, abs=1e-5)
+
+    def test_half_precision_is_reduced_in_float32(self):
+        p, q = (self.logits(seed, 1, 400, 97).bfloat16() for seed in (1, 2))
+        assert token_divergence(p, q) == pytest.approx(token_divergence(p.float(), q.float()), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 1), (8,), (1, 2, 3)])

@@ -26,11 +26,17 @@ from transformers import AutoModelForCausalLM
 from optimum_neuronmm import streaming
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.families import FAMILIES, family_of
-from optimum_neuronmm.perplexity import perplexity
 from optimum_neuronmm.source import open_dense
-from optimum_neuronmm.streaming import LayerStream, collect_inputs, empty_model
+from optimum_neuronmm.streaming import (
+    LayerStream,
+    collect_gradients,
+    collect_inputs,
+    collect_outputs,
+    empty_model,
+)
 
 from .conftest import save_tiny_model
+from .pipeline import observe, whole
 
 
 def stream_of(directory):
@@ -52,8 +58,114 @@ def test_layer_by_layer_equals_the_whole_model(model_type, tmp_path):
         captured = []
         model.model.norm.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
         model(input_ids=windows)
+        logits = model(input_ids=windows).logits
     torch.testing.assert_close(hidden, captured[0], rtol=1e-4, atol=1e-4)
-    assert stream.perplexity(hidden, windows) == pytest.approx(perplexity(model, windows), rel=1e-5)
+    torch.testing.assert_close(torch.cat([*stream.logits(hidden, windows)]), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_back_layer_by_layer_equals_the_whole_model(model_type, tmp_path, monkeypatch):
+    """The gradients of the summed loss of the same labels, at every layer and at the outputs of its projections."""
+    monkeypatch.setattr(streaming, "_ROWS_AT_ONCE", 96)  # two windows of three at once
+    directory = save_tiny_model(tmp_path, model_type)
+    windows = windows_of(3, 48)
+    stream = stream_of(directory)
+    names = list(FAMILIES[model_type].projections)
+    paths = [f"model.layers.{index}.mlp.{name}" for index in range(3) for name in names]
+    expected = observe(whole(directory), windows, paths, seed=11)
+    entering, hidden = [], stream.embed(windows)
+    for index in range(3):
+        entering.append(hidden.clone())
+        with stream.layer(index):
+            stream.advance(index, hidden)
+    gradients = stream.loss_gradients(hidden, windows, seed=11)
+
+    def close(found, wanted):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
+
+    close(gradients, expected.leaving_gradients[2])
+    for index in reversed(range(3)):
+        kept, inputs, rows = entering[index].clone(), {name: [] for name in names}, {name: [] for name in names}
+        with stream.layer(index) as layer:
+            modules = {name: layer.mlp.get_submodule(name) for name in names}
+
+            def collect(name, x, g, inputs=inputs, rows=rows):
+                inputs[name].append(x)
+                rows[name].append(g.clone())  # it may be the tensor that is overwritten
+
+            with collect_gradients(modules, collect):
+                assert stream.retreat(index, entering[index], gradients) is None
+        close(gradients, expected.entering_gradients[index])
+        for name in names:
+            assert [len(batch) for batch in rows[name]] == [96, 48]
+            close(torch.cat(rows[name]), expected.gradients[f"model.layers.{index}.mlp.{name}"])
+            close(torch.cat(inputs[name]), expected.inputs[f"model.layers.{index}.mlp.{name}"])
+        assert torch.equal(entering[index], kept) and not entering[index].requires_grad
+    assert not gradients.requires_grad
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_llama):
+    """Gradients of one window 400 times."""
+    stream = stream_of(tiny_llama)
+    window = windows_of(1, 6).repeat(400, 1)
+    hidden = 3 * torch.randn(1, 6, 96, generator=torch.Generator().manual_seed(3)).repeat(400, 1, 1)
+    return stream, window, hidden, stream.loss_gradients(hidden, window, seed=5)
+
+
+class TestLabels:
+    """Drawn from the model, not the tokens that follow: the gradients are scores, whose mean is zero."""
+
+    def test_their_mean_is_zero_and_their_second_moment_the_fisher_information(self, drawn):
+        stream, window, hidden, gradients = drawn
+
+        def logits_of(state):
+            return stream.model.lm_head(stream.model.model.norm(state))
+
+        for position in range(6):
+            g, state = gradients[:, position].double(), hidden[0, position]
+            p = logits_of(state).softmax(-1).double()
+            J = torch.autograd.functional.jacobian(logits_of, state).double()
+            fisher = J.T @ (p.diag() - torch.outer(p, p)) @ J
+            assert g.mean(0).square().sum() < 3 * fisher.trace() / len(g)
+            assert g.square().sum(1).mean().item() == pytest.approx(fisher.trace().item(), rel=0.3)
+            torch.testing.assert_close(g.T @ g / len(g), fisher, rtol=0, atol=0.35 * fisher.diagonal().max().item())
+
+    def test_each_window_and_position_has_its_own(self, drawn):
+        *_, gradients = drawn
+        assert not torch.equal(gradients[0], gradients[1])
+
+    def test_a_seed_gives_the_same(self, drawn):
+        stream, window, hidden, gradients = drawn
+        again = stream.loss_gradients(hidden[:9], window[:9], seed=5)
+        assert torch.equal(again, gradients[:9])
+        assert not torch.equal(stream.loss_gradients(hidden[:9], window[:9], seed=6), again)
+
+    def test_the_tokens_do_not_matter(self, drawn):
+        stream, window, hidden, gradients = drawn
+        assert torch.equal(stream.loss_gradients(hidden[:9], (window[:9] + 1) % 256, seed=5), gradients[:9])
+
+
+def test_gradients_that_are_not_finite_are_named_by_their_layer(tiny_llama):
+    stream = stream_of(tiny_llama)
+    hidden = stream.embed(windows_of(2, 8))
+    gradients = torch.ones_like(hidden)
+    gradients[1, 3, 0] = math.inf
+    with pytest.raises(NeuronMMError, match=r"gradients at layer 1 \(model.layers.1\) are not finite.*whitened"):
+        with stream.layer(1):
+            stream.retreat(1, hidden, gradients)
+
+
+def test_no_gradient_outlives_a_layer(tiny_llama):
+    """Nothing of autograd holds a layer's weights, and the weights get no gradients."""
+    stream = stream_of(tiny_llama)
+    hidden = stream.embed(windows_of(2, 8))
+    with stream.layer(0) as layer:
+        stream.retreat(0, hidden, torch.ones_like(hidden))
+        assert all(parameter.grad is None for parameter in layer.parameters())
+        weights = [weakref.ref(parameter) for parameter in layer.parameters()]
+    gc.collect()
+    assert all(reference() is None for reference in weights)
 
 
 @pytest.fixture
@@ -138,7 +250,9 @@ def test_a_tied_head_is_the_embedding(tied, tmp_path):
         with stream.layer(index):
             stream.advance(index, hidden)
     model = AutoModelForCausalLM.from_pretrained(directory).eval()
-    assert stream.perplexity(hidden, windows) == pytest.approx(perplexity(model, windows), rel=1e-5)
+    with torch.no_grad():
+        expected = model(input_ids=windows).logits
+    torch.testing.assert_close(torch.cat([*stream.logits(hidden, windows)]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_in_another_dtype_runs_in_that_of_the_stream(tmp_path):
@@ -250,4 +364,47 @@ class TestCollectInputs:
         with pytest.raises(RuntimeError):
             with collect_inputs({"a": linear}, lambda name, rows: None):
                 raise RuntimeError
-        assert not linear._forward_pre_hooks
+        assert not linear._forward_hooks
+
+
+class TestCollectOutputs:
+    def test_pairs_of_inputs_and_outputs(self):
+        linear, seen = nn.Linear(3, 2), []
+        x = torch.randn(2, 4, 3)
+        with collect_outputs({"a": linear}, lambda *found: seen.append(found)):
+            linear(x)
+        linear(x)
+        [(name, inputs, outputs)] = seen
+        assert name == "a" and torch.equal(inputs, x.view(8, 3))
+        torch.testing.assert_close(outputs, linear(x).view(8, 2))
+
+
+class TestCollectGradients:
+    def test_pairs_of_inputs_and_gradients(self):
+        """Of each module, with the inputs that belong to the gradients; the modules are called one after the other."""
+        modules = {"a": nn.Linear(3, 4), "b": nn.Linear(4, 2)}
+        x = torch.randn(2, 5, 3, requires_grad=True)
+        direction = torch.randn(2, 5, 2)
+        seen = {}
+        with collect_gradients(modules, lambda name, *found: seen.update({name: found})):
+            between = modules["a"](x)
+            output = modules["b"](between.tanh())
+            torch.autograd.grad(output, x, direction)
+        with torch.no_grad():
+            back = direction @ modules["b"].weight * (1 - between.tanh() ** 2)
+            expected = {
+                "a": (x.view(10, 3), back.view(10, 4)),
+                "b": (between.tanh().view(10, 4), direction.view(10, 2)),
+            }
+        assert list(seen) == ["b", "a"]
+        for name, (inputs, gradients) in expected.items():
+            torch.testing.assert_close(seen[name][0], inputs)
+            torch.testing.assert_close(seen[name][1], gradients)
+            assert not seen[name][0].requires_grad
+
+    def test_afterwards_the_modules_are_as_before(self):
+        linear = nn.Linear(3, 2)
+        with collect_gradients({"a": linear}, lambda *found: pytest.fail("called")):
+            pass
+        assert not linear._forward_hooks
+        linear(torch.ones(1, 3, requires_grad=True)).sum().backward()

@@ -110,13 +110,25 @@ class TestFiles:
 class TestResuming:
     def test_progress_is_found_again(self, output):
         workspace = Workspace(output, "f")
-        assert workspace.layers_done == 0
+        assert workspace.done("layers") == 0
         workspace.save("layer-0", {"a": torch.zeros(1)})
-        workspace.finish_layer(0)
-        workspace.finish_layer(1)
-        assert workspace.layers_done == 2
+        workspace.finish("layers", 1)
+        workspace.finish("layers", 2)
+        assert workspace.done("layers") == 2
         workspace.close()
-        assert Workspace(output, "f").layers_done == 2
+        assert Workspace(output, "f").done("layers") == 2
+
+    def test_stages_progress_on_their_own(self, output):
+        workspace = Workspace(output, "f")
+        workspace.save("layer-0", {"a": torch.zeros(1)})
+        workspace.finish("activations", 3)
+        workspace.finish("gradients", 1)
+        workspace.close()
+        workspace = Workspace(output, "f")
+        workspace.finish("gradients", 2)
+        workspace.close()
+        workspace = Workspace(output, "f")
+        assert [workspace.done(stage) for stage in ("activations", "gradients", "layers")] == [3, 2, 0]
 
     def test_time_of_earlier_runs_counts(self, output, monkeypatch):
         now = [100.0]
@@ -124,7 +136,7 @@ class TestResuming:
         workspace = Workspace(output, "f")
         now[0] = 130.0
         workspace.save("layer-0", {"a": torch.zeros(1)})
-        workspace.finish_layer(0)
+        workspace.finish("layers", 1)
         now[0] = 150.0  # lost with the layer that was not finished
         workspace.close()
         now[0] = 5.0
@@ -136,11 +148,11 @@ class TestResuming:
         workspace = Workspace(output, "f")
         workspace.save("layer-0", {"a": torch.zeros(1)})
         workspace.new_result()
-        workspace.finish_layer(0)
+        workspace.finish("layers", 1)
         workspace.close()
         workspace = Workspace(output, "g")
         assert "changed since" in caplog.text and "starting anew" in caplog.text
-        assert workspace.layers_done == 0
+        assert workspace.done("layers") == 0
         assert sorted(path.name for path in workspace.path.iterdir()) == ["lock", "state.json"]
 
     def test_the_same_run_and_a_first_one_say_nothing(self, output, caplog):
@@ -154,11 +166,11 @@ class TestResuming:
     def test_a_damaged_state_starts_anew(self, output, state):
         workspace = Workspace(output, "f")
         workspace.save("layer-0", {"a": torch.zeros(1)})
-        workspace.finish_layer(0)
+        workspace.finish("layers", 1)
         workspace.close()
         (workspace.path / "state.json").write_bytes(state.encode("latin-1"))
         workspace = Workspace(output, "f")
-        assert workspace.layers_done == 0 and not (workspace.path / "layer-0.safetensors").exists()
+        assert workspace.done("layers") == 0 and not (workspace.path / "layer-0.safetensors").exists()
 
     def test_a_result_that_was_begun_is_begun_again(self, output):
         workspace = Workspace(output, "f")
@@ -284,7 +296,7 @@ except NeuronMMError as error:
         assert second.returncode == 1
         assert second.stderr.strip().endswith(f"Another process is writing {output}. Wait for it, or choose another.")
         assert workspace.path.is_dir()  # and the first one was left alone
-        workspace.finish_layer(0)
+        workspace.finish("layers", 1)
 
     def test_after_the_end_of_the_first_the_second_may(self, output):
         Workspace(output, "f").close()
@@ -387,7 +399,7 @@ class TestOutputDirectory:
         workspace_path(output).mkdir(parents=True)
         (workspace_path(output) / "lock").touch()
         (workspace_path(output) / "state.json.part").write_text("{")
-        assert Workspace(output, "f").layers_done == 0
+        assert Workspace(output, "f").done("layers") == 0
 
     def test_a_mount_point(self, tmp_path, monkeypatch):
         """It can be neither removed nor replaced, which would show after all the work is done."""
