@@ -228,7 +228,8 @@ class Analysis:
     def _load_moments(self, layer: int) -> dict[str, Moments]:
         squares = self._workspace.read_json(f"moments-{layer}.json")
         tensors = self._workspace.load(f"moments-{layer}")
-        return {name: Moments(tensors[f"{name}.inputs"], square) for name, square in squares.items()}
+        device = self._stream.device
+        return {name: Moments(tensors[f"{name}.inputs"].to(device), square) for name, square in squares.items()}
 
     def _decompose(self, layer: int, moments: dict[str, Moments]) -> dict[str, Decomposition]:
         return {

@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from .configuration import NeuronMMConfig
-from .report import by_kind, format_report, perplexity_warning, rank_span
+from .report import MAP_NAME, by_kind, format_report, perplexity_warning, rank_span
 
 
 CARD_NAME = "README.md"
@@ -30,14 +30,16 @@ _DEVICES = {"trn1": "Trainium 1 and Inferentia 2 (`trn1`, `inf2`)", "trn2": "Tra
 
 def write_model_card(directory: Path, report: dict, config: NeuronMMConfig, compiled: dict | None = None) -> None:
     """Writes README.md with the metadata that the Hub reads and what a person needs to judge and load the model."""
-    (directory / CARD_NAME).write_text(model_card(report, config, compiled), encoding="utf-8")
+    card = model_card(report, config, compiled, (directory / MAP_NAME).is_file())
+    (directory / CARD_NAME).write_text(card, encoding="utf-8")
 
 
-def model_card(report: dict, config: NeuronMMConfig, compiled: dict | None = None) -> str:
+def model_card(report: dict, config: NeuronMMConfig, compiled: dict | None = None, has_map: bool = False) -> str:
     """The model card of a compressed directory, from its report.
 
     Args:
         compiled: neuron_config.json of a directory that was compiled.
+        has_map: whether the picture of the ranks lies beside it.
     """
     is_local = report["revision"] is None
     name = report["model"]
@@ -66,7 +68,7 @@ computed by optimum-neuronmm for AWS Trainium and Inferentia. {_where_it_runs(co
 
 {ratio["projections"]:.2%} of the parameters of the compressed projections are removed ({ratio["requested"]:.2%} were
 requested; ranks are aligned), {ratio["model"]:.2%} of the model's.
-{f"{chr(10)}**{warning}**{chr(10)}" if warning else ""}
+{_MAP if has_map else ""}{f"{chr(10)}**{warning}**{chr(10)}" if warning else ""}
 {_USE if compiled is None else _compilation(compiled) + _USE_COMPILED}
 ## Report
 
@@ -75,6 +77,8 @@ requested; ranks are aligned), {ratio["model"]:.2%} of the model's.
 ```
 """
 
+
+_MAP = f"\n![Ranks of all projections, layers from left to right]({MAP_NAME})\n"
 
 _COMPILED_TAGS = "- neuron\n- optimum-neuron\n"
 

@@ -16,9 +16,9 @@
 import hashlib
 import json
 import platform
-import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -50,7 +50,18 @@ from .search import choose_ranks
 from .source import DenseCheckpoint, open_dense
 from .streaming import LayerStream, empty_model
 from .version import __version__
-from .workspace import Workspace, check_disk_space, check_output_dir, explained_disk_errors, hidden_path
+from .workspace import (
+    Workspace,
+    check_disk_space,
+    check_output_dir,
+    explained_disk_errors,
+    intermediate,
+    remove_intermediate,
+)
+
+
+if TYPE_CHECKING:
+    from .recovery import RecoveryConfig
 
 
 def compress(
@@ -88,40 +99,51 @@ def compress(
     output_dir = Path(output_dir).resolve()  # a link stays, and what it points to is written
     check_output_dir(output_dir)
     check_sources(config)
-    checkpoint = open_dense(model, revision, cache_dir, token, trust_remote_code)
+    recovery = None if config.recovery == "none" else _recovery_options(config)
+    hub = {"cache_dir": cache_dir, "token": token}
+    checkpoint = open_dense(model, revision, **hub, trust_remote_code=trust_remote_code)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if config.recovery == "none":
+    if recovery is None:
+        remove_intermediate(output_dir)  # of an interrupted run with recovery
         report = _compress(checkpoint, output_dir, config, device)
     else:
-        report = _compress_and_recover(checkpoint, output_dir, config, device)
+        report = _compress_and_recover(checkpoint, output_dir, config, recovery, hub, device)
     print(format_report(report), flush=True)
     return report
 
 
 def _compress_and_recover(
-    checkpoint: DenseCheckpoint, output_dir: Path, config: NeuronMMConfig, device: torch.device
+    checkpoint: DenseCheckpoint,
+    output_dir: Path,
+    config: NeuronMMConfig,
+    recovery: "RecoveryConfig",
+    hub: dict,
+    device: torch.device,
 ) -> dict:
     """Compresses into a hidden directory beside the output, and writes what training makes of that. Returns the report."""
     from .recovery import recover  # loads peft, which takes seconds
 
-    options = _recovery_options(config)
-    fingerprint = _fingerprint(checkpoint, config, device)
-    compressed = hidden_path(output_dir, output_dir.parent, f"{fingerprint[:12]}.compressed")
-    if not compressed.exists():
-        _compress(checkpoint, compressed, config, device)
-    report = recover(
-        compressed,
-        output_dir,
-        options,
-        teacher=checkpoint.directory,
-        trust_remote_code=checkpoint.trust_remote_code,
-        device=device,
-    )
-    shutil.rmtree(compressed)
-    return report
+    longest = getattr(checkpoint.config, "max_position_embeddings", None) or recovery.sequence_length
+    recovery = replace(recovery, sequence_length=min(recovery.sequence_length, longest))
+    # What is compressed does not depend on the training: with other options for that, it is taken up again.
+    plain = replace(config, recovery="none", recovery_data=[], recovery_tokens=NeuronMMConfig.recovery_tokens)
+    with intermediate(output_dir, _fingerprint(checkpoint, plain, device)[:12]) as compressed:
+        if not compressed.exists():
+            _compress(checkpoint, compressed, plain, device)
+        return recover(
+            compressed,
+            output_dir,
+            recovery,
+            # By its id, which the report tells, where it is of the Hub.
+            teacher=checkpoint.name if checkpoint.revision else checkpoint.directory,
+            revision=checkpoint.revision,
+            **hub,
+            trust_remote_code=checkpoint.trust_remote_code,
+            device=device,
+        )
 
 
-def _recovery_options(config: NeuronMMConfig):
+def _recovery_options(config: NeuronMMConfig) -> "RecoveryConfig":
     """The `RecoveryConfig` that a config stands for. Its sources are checked.
 
     Raises:
@@ -240,7 +262,6 @@ def _write_result(
         config,
         compression_ratio=ratio,
         calibration=sources,
-        recovery_data=[Path(source).name for source in config.recovery_data],
         modules=allocation.modules,
         format_version=FORMAT_VERSION,
         neuronmm_version=__version__,

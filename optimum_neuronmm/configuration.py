@@ -116,7 +116,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     allocation_tensor_parallel_size: int = 1
     max_perplexity_increase: float | None = None
     refine: bool = False
-    calibration: list[str] = field(default_factory=lambda: ["wikitext2"])
+    calibration: list[str] = field(default_factory=lambda: ["wikitext2", "c4"])
     calibration_samples: int = 64
     calibration_length: int = 512
     seed: int = 0
@@ -206,12 +206,20 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
             "layout": LAYOUTS,
         }
         for name, choices in allowed.items():
-            if getattr(self, name) not in choices:
+            # How a finished model was made need not be known to load it.
+            if getattr(self, name) not in choices and not self.modules:
                 raise NeuronMMError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.allocation == "by_loss" and not self.is_two_sided:
             raise NeuronMMError(
                 f"allocation by_loss compares predicted losses, which decomposition {self.decomposition!r} does not give: "
                 "use decomposition 'two_sided', or allocation 'uniform'."
+            )
+        if not all(isinstance(source, str) and source.strip() for source in self.recovery_data):
+            raise NeuronMMError(f"recovery_data must name sources of text, got {self.recovery_data}.")
+        if self.recovery == "none" and self.recovery_data:
+            raise NeuronMMError(
+                f"recovery_data {self.recovery_data} was given, but recovery is 'none'. Choose recovery 'lora' or 'distill', "
+                "or leave the data out."
             )
         if not isinstance(self.refine, bool):
             raise NeuronMMError(f"refine must be True or False, got {self.refine!r}.")

@@ -19,3 +19,7 @@ class NeuronMMError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with status 1.
     """
+
+
+class NotFiniteError(NeuronMMError):
+    """Activations or a loss are not finite. A search for a ratio takes it as a ratio that is too large."""

@@ -25,6 +25,7 @@ from .card import CARD_NAME, PLACEHOLDER, model_card
 from .errors import NeuronMMError
 from .hub_errors import Secrets, persistently
 from .hub_files import WEIGHTS, Publication, check_directory, check_holds_no_token
+from .report import MAP_NAME
 from .version import __version__
 
 
@@ -188,4 +189,5 @@ def _card(publication: Publication) -> bytes | None:
     if publication.report is None:
         logger.warning(f"There will be no model card: the directory holds neither {CARD_NAME} nor a report.")
         return None
-    return model_card(publication.report, publication.config, publication.compiled).encode()
+    has_map = MAP_NAME in publication.files
+    return model_card(publication.report, publication.config, publication.compiled, has_map).encode()

@@ -88,11 +88,13 @@ def _compress_layer(
         stream.advance(layer, states["dense"])
 
     tensors = layer_tensors(run, analysis, allocation, layer)
-    entries = {name: _entry(allocation, projections.path(layer, name)) for name in projections.attributes}
+    entries = {name: _entry(run, allocation, layer, name) for name in projections.attributes}
     for group in groups:
         inputs = torch.cat(rows.pop(group[0])).float()
         for name in group:
             path = projections.path(layer, name)
+            if run.is_refined(layer, path):
+                continue
             U, V = (factor.to(inputs.device) for factor in _factors(tensors[path], path))
             error = output_error(inputs, linears[name].weight.detach().T, U, V)
             entries[name] |= {**analysis.predictions(path, ranks[name]), "measured_error": error}
@@ -139,6 +141,7 @@ def _measured_losses(
 ) -> dict[str, float]:
     """The measured loss of a layer's factored projections, by module path. Carries `gradients` back, in place."""
     paths = [run.projections.path(layer, name) for name in allocation.factored(layer)]
+    paths = [path for path in paths if not run.is_refined(layer, path)]
     linears: dict[str, nn.Linear] = {path: run.stream.model.get_submodule(path) for path in paths}
     stored = run.workspace.load(f"layer-{layer}") if paths else {}
     losses = {path: SecondOrderLoss(linear, *_factors(stored, path)) for path, linear in linears.items()}
@@ -152,6 +155,9 @@ def _factors(tensors: dict[str, torch.Tensor], path: str) -> tuple[torch.Tensor,
     return tuple(tensors[f"{path}.{name}.weight"].T for name in ("u", "v"))
 
 
-def _entry(allocation: Allocation, path: str) -> dict:
-    shape = allocation.projections.shapes[path]
-    return {"name": path, "shape": [shape.K, shape.N], "rank": allocation.ranks[path]}
+def _entry(run: Run, allocation: Allocation, layer: int, attribute: str) -> dict:
+    path = run.projections.path(layer, attribute)
+    shape = run.projections.shapes[path]
+    entry = {"name": path, "shape": [shape.K, shape.N], "rank": allocation.ranks[path]}
+    # A refined projection differs from the dense one on purpose, so that errors and losses say nothing.
+    return {**entry, "refined": True} if run.is_refined(layer, path) else entry

@@ -17,7 +17,7 @@ import math
 
 import torch
 
-from .errors import NeuronMMError
+from .errors import NeuronMMError, NotFiniteError
 
 
 def token_loss(logits: torch.Tensor, tokens: torch.Tensor) -> float:
@@ -49,7 +49,7 @@ def perplexity_from_loss(total_loss: float, windows: torch.Tensor) -> float:
     """
     n, length = windows.shape
     if not math.isfinite(total_loss):
-        raise NeuronMMError(
+        raise NotFiniteError(
             "The loss is not finite, so the model has no perplexity. Its activations overflow: use float32 or bfloat16."
         )
     mean = total_loss / (n * (length - 1))

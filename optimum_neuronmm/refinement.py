@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from .allocation import Allocation
 from .analysis import Analysis
+from .errors import NotFiniteError
 from .modeling import rounded
 from .quality import computing_with, layer_tensors, trial
 from .run import Run
@@ -36,7 +37,7 @@ from .statistics import SecondMoment
 from .streaming import collect_inputs
 
 
-_STAGE = "refinement"
+_STAGE, _FILE = "refinement", "refinement.json"
 # Of the mean square of an entry of h. Less follows the calibration text too closely.
 _RIDGE = 1e-2
 
@@ -49,23 +50,31 @@ def refine(run: Run, analysis: Analysis, allocation: Allocation) -> list[dict]:
     Returns:
         For the report: what was tried, the divergence before and after, and whether it was kept.
     """
-    described = run.workspace.read_json("refinements.json")
-    if described is None:
-        before = trial(run, analysis, allocation)["divergence"]
-        _walk(run, analysis, allocation)
-        after = trial(run, analysis, allocation)["divergence"]
-        described = [{"name": "down from compressed inputs", "before": before, "after": after, "kept": after < before}]
-        run.workspace.write_json("refinements.json", described)
-    if not described[0]["kept"]:
+    workspace = run.workspace
+    divergence = workspace.read_json(_FILE) or {}
+    if "before" not in divergence:  # measured once, while nothing is refined
+        divergence["before"] = trial(run, analysis, allocation)["divergence"]
+        workspace.write_json(_FILE, divergence)
+    if "after" not in divergence:
+        try:
+            _walk(run, analysis, allocation)
+            divergence["after"] = trial(run, analysis, allocation)["divergence"]
+        except NotFiniteError:  # half precision may not hold what least squares gives
+            divergence["after"] = None
+        workspace.write_json(_FILE, divergence)
+    kept = divergence["after"] is not None and divergence["after"] < divergence["before"]
+    if not kept:
         for layer in range(run.projections.layers):
-            run.workspace.remove(f"refined-{layer}")
-    return described
+            workspace.remove(f"refined-{layer}")
+    return [{"name": "down from compressed inputs", **divergence, "kept": kept}]
 
 
 def _walk(run: Run, analysis: Analysis, allocation: Allocation) -> None:
     """Refines layer after layer on the calibration text, each on what the refined ones before it make of it."""
     stream, workspace, layers = run.stream, run.workspace, run.projections.layers
     done = workspace.done(_STAGE)
+    if done == layers:
+        return
     if done:
         states = workspace.load(f"refining-{done}")
     else:
@@ -121,8 +130,8 @@ def _refine_layer(
         return {f"{path}.weight": rounded(f"{path}.weight", weight, run.stored_dtype(path)).cpu().contiguous()}
     name = f"{path}.u.weight"
     V = tensors[path][f"{path}.v.weight"].to(change).T
-    # The least squares solution of dU V = change.
-    dU = torch.linalg.solve(V @ V.T, V @ change.T).T
+    # The least squares solution of dU V = change, the smallest where V has not full rank.
+    dU = change @ V.T @ torch.linalg.pinv(V @ V.T, hermitian=True)
     U = tensors[path][name].to(change).T + dU
     return {**tensors[path], name: rounded(name, U.T, run.stored_dtype(path)).cpu().contiguous()}
 

@@ -151,9 +151,8 @@ def _loss_lines(report: dict) -> list[str]:
         lines.append(f"divergence        {report['perplexity']['divergence']:.4f} nats per held-out token{told}")
     for step in report.get("refinements", []):
         verdict = "kept" if step["kept"] else "not kept"
-        lines.append(
-            f"refinement        {step['name']}: divergence {step['before']:.4f} -> {step['after']:.4f}, {verdict}"
-        )
+        after = "not finite" if step["after"] is None else f"{step['after']:.4f}"
+        lines.append(f"refinement        {step['name']}: divergence {step['before']:.4f} -> {after}, {verdict}")
     return lines
 
 

@@ -51,6 +51,11 @@ class Run:
             return getattr(torch, self.config.dtype)
         return self.checkpoint.info(f"{path}.weight").dtype
 
+    def is_refined(self, layer: int, path: str) -> bool:
+        """Whether a kept refinement changed the projection at `path`."""
+        is_down = path == self.projections.path(layer, self.projections.family.down)
+        return is_down and self.workspace.holds(f"refined-{layer}")
+
     @property
     def with_gradients(self) -> torch.Tensor:
         """Which of the calibration windows gradients are measured on: at even distances, as sources follow one another."""

@@ -18,8 +18,8 @@ from dataclasses import replace
 
 from .allocation import Allocation, allocate_by_loss, allocate_uniform, largest_ratio, predicted_loss
 from .analysis import Analysis
-from .errors import NeuronMMError
-from .quality import trial
+from .errors import NeuronMMError, NotFiniteError
+from .quality import dense_hidden, trial
 from .run import Run
 
 
@@ -27,7 +27,7 @@ from .run import Run
 _RESOLUTION = 0.002
 _TRIALS = 10
 # Nats of measured loss for one of predicted loss, before any was measured.
-_SLOPE = 3.0
+_SLOPE = 1.0
 _BISECTIONS = 12
 _FILE = "trials.json"
 
@@ -40,6 +40,7 @@ def choose_ranks(run: Run, analysis: Analysis) -> tuple[Allocation, float, list[
     """
     if run.config.max_perplexity_increase is None:
         return allocate(run, analysis, run.config.compression_ratio), run.config.compression_ratio, []
+    dense_hidden(run)  # before any trial: if the dense model fails, no ratio is to blame
     search = _Search(run, analysis)
     ratio = search.largest()
     return allocate(run, analysis, ratio), ratio, search.trials
@@ -91,13 +92,21 @@ class _Search:
                 target = limit * point[0] / point[1] if increase > 0 else None
             slow = 0 if bad - good <= width / 2 else slow % 2 + 1
         if good == nothing:
-            least = min(self.trials, key=lambda entry: (entry["increase"], entry["achieved"]))
-            raise NeuronMMError(
-                f"No ratio keeps the increase of perplexity below {self._limit:.2%}: removing {least['achieved']:.2%} of "
-                f"the parameters already costs {least['increase']:.2%}. Allow more, use a smaller block_size, or "
-                "calibrate on text that is closer to what the model is for."
-            )
+            raise self._nothing_found()
         return good
+
+    def _nothing_found(self) -> NeuronMMError:
+        if not self.trials:
+            return NeuronMMError(
+                "No ratio can be tried: no aligned rank saves what the allocation counts. Use a smaller block_size, or a "
+                "smaller allocation_tensor_parallel_size."
+            )
+        least = min(self.trials, key=lambda entry: (self._increase_of(entry), entry["achieved"]))
+        return NeuronMMError(
+            f"No ratio keeps the increase of perplexity below {self._limit:.2%}: removing {least['achieved']:.2%} of the "
+            f"parameters already costs {self._increase_of(least):.2%}. Allow more, use a smaller block_size, or calibrate "
+            "on text that is closer to what the model is for."
+        )
 
     def _without_ranks(self) -> float:
         """A ratio up to which nothing is compressed. A uniform rank may save nothing at a small ratio."""
@@ -125,27 +134,37 @@ class _Search:
         allocation = self._allocation(ratio)
         for entry in self.trials[: self._done]:
             if self._allocation(entry["ratio"]).ranks == allocation.ranks:
-                return entry["increase"]
+                return self._increase_of(entry)
         number, self._done = self._done, self._done + 1
         if number == len(self.trials):
-            figures = trial(self._run, self._analysis, allocation)
-            increase = figures["after"] / figures["before"] - 1
-            self.trials.append(
-                {
-                    "ratio": ratio,
-                    "achieved": allocation.removed,
-                    "perplexity": figures["after"],
-                    "increase": increase,
-                    "divergence": figures["divergence"],
-                }
-            )
+            entry, told = self._try(ratio, allocation)
+            self.trials.append(entry)
             self._run.workspace.write_json(_FILE, self.trials)
-            print(
-                f"Trial {number + 1}: {allocation.removed:.2%} removed, perplexity {figures['before']:.2f} -> "
-                f"{figures['after']:.2f} ({increase:+.2%}, limit {self._limit:+.2%}).",
-                flush=True,
-            )
-        return self.trials[number]["increase"]
+            print(f"Trial {number + 1}: {allocation.removed:.2%} removed, {told}.", flush=True)
+        return self._increase_of(self.trials[number])
+
+    def _try(self, ratio: float, allocation: Allocation) -> tuple[dict, str]:
+        """A trial's entry, and what is told of it."""
+        entry = {"ratio": ratio, "achieved": allocation.removed}
+        try:
+            figures = trial(self._run, self._analysis, allocation)
+        except NotFiniteError:
+            figures = {"after": math.inf}
+        if math.isinf(figures["after"]):  # which JSON cannot hold
+            return entry | {"perplexity": None, "increase": None, "divergence": None}, "perplexity is not finite"
+        increase = figures["after"] / figures["before"] - 1
+        told = (
+            f"perplexity {figures['before']:.2f} -> {figures['after']:.2f} ({increase:+.2%}, limit {self._limit:+.2%})"
+        )
+        return entry | {
+            "perplexity": figures["after"],
+            "increase": increase,
+            "divergence": figures["divergence"],
+        }, told
+
+    @staticmethod
+    def _increase_of(entry: dict) -> float:
+        return math.inf if entry["increase"] is None else entry["increase"]
 
     def _predicted(self, ratio: float) -> float:
         """Predicted loss at a ratio; without one, something that grows with the ratio."""

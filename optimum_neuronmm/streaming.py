@@ -24,7 +24,7 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from .errors import NeuronMMError
+from .errors import NeuronMMError, NotFiniteError
 from .families import Family
 from .source import DenseCheckpoint
 
@@ -101,7 +101,7 @@ class LayerStream:
             output = self.layers[index](batch.to(self.device), **self._layer_kwargs[index])
             batch.copy_(output[0] if isinstance(output, tuple) else output)
             if not torch.isfinite(batch).all():
-                raise NeuronMMError(
+                raise NotFiniteError(
                     f"The activations of layer {index} ({self._family.layer_path(index)}) are not finite. Its weights "
                     "are damaged, or overflow in this dtype: check that the dense model generates text."
                 )

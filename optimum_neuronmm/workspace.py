@@ -184,6 +184,46 @@ def sole_writer(output_dir: Path) -> Iterator[None]:
         lock.close()
 
 
+@contextmanager
+def intermediate(output_dir: Path, name: str) -> Iterator[Path]:
+    """Where to write a directory that the output is made from: in a hidden one beside it, which other runs are kept out of.
+
+    It is gone once the context ends without an error. Until then a run of the same name finds what was finished; what runs
+    of other names left is removed.
+
+    Raises:
+        NeuronMMError: another process works in it.
+    """
+    hidden = _intermediate_path(output_dir)
+    with _explained_refusal(output_dir):
+        lock = _locked_for_writing(hidden, output_dir)
+    try:
+        directory = hidden / name
+        kept = (_LOCK, name, workspace_path(directory).name)
+        for entry in hidden.iterdir():
+            if entry.name not in kept:
+                shutil.rmtree(entry)
+        yield directory
+        shutil.rmtree(hidden, ignore_errors=True)
+    finally:
+        if hidden.is_dir() and [entry.name for entry in hidden.iterdir()] == [_LOCK]:
+            shutil.rmtree(hidden, ignore_errors=True)
+        lock.close()
+
+
+def remove_intermediate(output_dir: Path) -> None:
+    """Removes what `intermediate` left where no process works in it."""
+    hidden = _intermediate_path(output_dir)
+    lock = lock_directory(hidden) if hidden.is_dir() else None
+    if lock is not None:
+        shutil.rmtree(hidden, ignore_errors=True)
+        lock.close()
+
+
+def _intermediate_path(output_dir: Path) -> Path:
+    return hidden_path(output_dir, output_dir.parent, "intermediate")
+
+
 def hidden_path(output_dir: Path, folder: Path, purpose: str) -> Path:
     """A hidden directory in `folder`, always the same one for an output and a purpose, however long the output's name."""
     digest = hashlib.sha256(os.fsencode(output_dir.name)).hexdigest()[:8]
@@ -235,13 +275,15 @@ def workspace_path(output_dir: Path) -> Path:
 def check_output_dir(output_dir: Path) -> None:
     """Refuses an output that exists with content, or that could not be created.
 
-    Beside a finished output, what is left of its workspace is removed: its process died while it cleaned up.
+    Beside a finished output, what is left of its workspace is removed, and of what it was made from: its process died while
+    it cleaned up.
     """
     left = workspace_path(output_dir)
     if _read_state(left).get("published") and not (left / _RESULT).exists():
         shutil.rmtree(left, ignore_errors=True)
     try:
         if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+            remove_intermediate(output_dir)
             raise NeuronMMError(f"{output_dir} exists and is not empty. Choose another output, or remove it.")
         parent = _existing_parent(output_dir)
         if not parent.is_dir() or not os.access(parent, os.W_OK):

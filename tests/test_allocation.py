@@ -47,6 +47,16 @@ def projections_of(directory, **options):
     return find_projections(checkpoint, family_of(checkpoint.config), config), config
 
 
+@pytest.mark.parametrize("model_type", ["llama", "phi3"])
+def test_the_path_of_an_entry_of_the_checkpoint(model_type, tmp_path):
+    projections, _ = projections_of(save_tiny_model(tmp_path / "dense", model_type), projections=["down"])
+    assert list(projections.shapes) == [f"model.layers.{layer}.mlp.down_proj" for layer in range(3)]
+    for layer in range(3):
+        path = projections.path(layer, "down_proj")
+        for leaf in ("weight", "bias", "u.weight", "v.weight", "v.bias"):
+            assert projections.path_of(f"{path}.{leaf}") == path
+
+
 def random_losses(projections, seed=0):
     """Of every rank: falling, of sizes that differ by a factor of a hundred between projections."""
     generator = torch.Generator().manual_seed(seed)

@@ -97,6 +97,25 @@ class TestCard:
         assert "| rank of up_proj (96 x 200) | 96 | 64 |\n" in card
         assert "| rank of down_proj (200 x 96) | 96 | 32-64 +1 dense |\n" in card
 
+    def test_it_shows_the_map_of_the_ranks(self, directory):
+        card = (directory / "README.md").read_text()
+        [line] = [line for line in card.splitlines() if "neuronmm_ranks.png" in line]
+        assert line == "![Ranks of all projections, layers from left to right](neuronmm_ranks.png)"
+        assert (directory / "neuronmm_ranks.png").is_file()
+        before, after = card.split(f"\n\n{line}\n\n")  # a paragraph of its own
+        assert before.endswith("of the model's.") and after.startswith("## Use")
+
+    @pytest.mark.parametrize("neuron_config", [None, NEURON_CONFIG])
+    def test_a_directory_without_the_map_shows_none(self, directory, neuron_config):
+        (directory / "neuronmm_ranks.png").unlink()
+        write_model_card(directory, load_report(directory), NeuronMMConfig(), neuron_config)
+        card = (directory / "README.md").read_text()
+        assert "![" not in card and "neuronmm_ranks" not in card
+
+    def test_a_warning_stands_below_the_map(self, directory):
+        card = model_card(report_with(directory, before=10.0, after=20.0), NeuronMMConfig(), has_map=True)
+        assert "(neuronmm_ranks.png)\n\n**WARNING: " in card and "**\n\n## Use" in card
+
     def test_a_warning_is_in_it(self, directory):
         card = model_card(report_with(directory, before=10.0, after=20.0), NeuronMMConfig())
         assert "\n**WARNING: perplexity grew by a factor of 2.00" in card

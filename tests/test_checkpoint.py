@@ -42,7 +42,8 @@ def tensors_of(directory):
 
 
 def compressed(directory, output, quick_options, **changes):
-    compress(directory, output, NeuronMMConfig(**{**quick_options, **changes}))
+    """Of uniform ranks, so that all of the chosen projections get factors."""
+    compress(directory, output, NeuronMMConfig(**{**quick_options, "allocation": "uniform", **changes}))
     return output
 
 
@@ -227,9 +228,42 @@ class TestShards:
         assert written["model.layers.0.self_attn.rotary_emb.inv_freq"].dtype == torch.bfloat16
 
 
+class TestChangedWeights:
+    """Dense weights that are written with other values than the checkpoint's."""
+
+    @pytest.mark.parametrize("dtype", [None, "bfloat16"])
+    def test_they_take_the_place_of_the_dense_ones(self, sharded, tmp_path, dtype):
+        changed = {
+            "model.layers.0.mlp.down_proj.weight": torch.rand(96, 200),
+            "model.layers.2.mlp.down_proj.weight": torch.rand(96, 200),
+        }
+        path = "model.layers.1.mlp.up_proj"
+        shapes = {f"{path}.u.weight": (32, 96), f"{path}.v.weight": (200, 32), f"{path}.v.bias": (200,)}
+        factors = {name: torch.rand(shape) for name, shape in {**shapes, f"{path}.weight": (0,)}.items()}
+        new = {name: t.to(getattr(torch, dtype or "float32")) for name, t in {**changed, **factors}.items()}
+        files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+        save_file({name: t for name, t in new.items() if ".2." not in name}, files[0])
+        save_file({name: t for name, t in new.items() if ".2." in name}, files[1])
+        config = NeuronMMConfig(modules={path: {"rank": 32, "storage": "uv"}}, dtype=dtype)
+        (tmp_path / "out").mkdir()
+        write_checkpoint(open_dense(sharded), files, config, tmp_path / "out")
+        dense, written = tensors_of(sharded), tensors_of(tmp_path / "out")
+        assert written.keys() == {*dense, *factors} - {f"{path}.bias"}
+        for name, tensor in written.items():
+            expected = new[name] if name in new else dense[name].to(getattr(torch, dtype or "float32"))
+            assert tensor.dtype == expected.dtype and torch.equal(tensor, expected), name
+        maps = [
+            json.loads((directory / "model.safetensors.index.json").read_text())["weight_map"]
+            for directory in (sharded, tmp_path / "out")
+        ]
+        assert all(maps[0][name] == maps[1][name] for name in changed)
+        assert not any(AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)[1].values())
+
+
 class TestDtypes:
     @pytest.fixture(scope="class")
-    def mixed(self, tmp_path_factory):
+    @staticmethod
+    def mixed(tmp_path_factory):
         """A model in bfloat16 whose norms are float32 and one of whose projections is float16."""
         directory = save_tiny_model(tmp_path_factory.mktemp("mixed") / "dense", dtype=torch.bfloat16)
         weights = tensors_of(directory)
@@ -268,7 +302,9 @@ class TestConfig:
         assert written == {**dense, "dtype": "float32"}
         assert settings["quant_method"] == "neuronmm" and settings["format_version"] == 1
         assert settings["compression_ratio"] == quick_options["compression_ratio"] and settings["block_size"] == 32
-        assert settings["modules"]["model.layers.2.mlp.up_proj"] == {"rank": 64, "storage": "uv"}
+        projections = json.loads((compressed_llama / "neuronmm_report.json").read_text())["projections"]
+        ranks = {entry["name"]: entry["rank"] for entry in projections if entry["rank"] is not None}
+        assert settings["modules"] == {name: {"rank": rank, "storage": "uv"} for name, rank in ranks.items()} and ranks
         assert NeuronMMConfig.from_dict(settings).to_dict() == settings
 
     def test_the_old_name_of_the_dtype_is_replaced(self, tiny_llama, quick_options, tmp_path):
@@ -287,6 +323,7 @@ class TestFiles:
             "config.json",
             "generation_config.json",
             "model.safetensors",
+            "neuronmm_ranks.png",
             "neuronmm_report.json",
             "special_tokens_map.json",
             "tokenizer.json",

@@ -189,7 +189,7 @@ class TestBadInput:
         refuse(
             "No ratio keeps the increase of perplexity below 10.00%.*already costs 20.00%",
             max_perplexity_increase=0.1,
-            left=["calibration.safetensors", *decomposed],
+            left=["calibration.safetensors", "dense-held-out.safetensors", *decomposed],
         )
 
     def test_an_unsupported_model(self, refuse, model):

@@ -433,3 +433,22 @@ def test_through_the_config_of_a_model(tmp_path):
 def test_repr_shows_the_options():
     shown = repr(NeuronMMConfig(**CHOSEN))
     assert shown.startswith("NeuronMMConfig {") and '"compression_ratio": 0.25' in shown
+
+
+@pytest.mark.parametrize("data", [[3], [""], ["a.txt", None]])
+def test_recovery_data_must_be_sources(data):
+    with pytest.raises(NeuronMMError, match="recovery_data must name sources of text"):
+        NeuronMMConfig(recovery="distill", recovery_data=data)
+
+
+def test_recovery_data_without_recovery_is_refused():
+    with pytest.raises(NeuronMMError, match="recovery_data .* was given, but recovery is 'none'"):
+        NeuronMMConfig(recovery_data="wikitext2")
+
+
+def test_how_a_finished_model_was_made_need_not_be_known():
+    """A newer release may know other ways, and its checkpoints have the same form."""
+    modules = {"model.layers.0.mlp.up_proj": {"rank": 32, "storage": "uv"}}
+    assert NeuronMMConfig(decomposition="of_the_future", modules=modules).decomposition == "of_the_future"
+    with pytest.raises(NeuronMMError, match="decomposition must be one of"):
+        NeuronMMConfig(decomposition="of_the_future")

@@ -59,6 +59,34 @@ def test_the_table_lists_every_linear_of_the_mlp_and_its_shape(family_and_model)
     assert sorted(p for computes in family.projections.values() for p in computes) == ["down", "gate", "up"]
 
 
+def test_the_table_says_which_attribute_is_down(family_and_model):
+    family, model = family_and_model
+    linear = model.get_submodule(f"{family.layer_path(0)}.{family.mlp}.{family.down}")
+    assert (linear.in_features, linear.out_features) == (TINY["intermediate_size"], TINY["hidden_size"])
+    assert family.projections[family.down] == ("down",)
+
+
+def test_down_is_found_wherever_it_is_in_the_table():
+    assert Family(projections={"w2": ("down",), "w13": ("gate", "up")}).down == "w2"
+
+
+@torch.no_grad()
+def test_the_table_says_whether_down_is_added_to_the_residual_stream(family_and_model):
+    """Changed by some vector, as its bias would, it changes what leaves the layer by that, times a constant."""
+    family, model = family_and_model
+    layer, path, left = model.get_submodule(family.layer_path(0)), f"{family.mlp}.{family.down}", []
+    layer.register_forward_hook(
+        lambda _, args, output: left.append(output[0] if isinstance(output, tuple) else output)
+    )
+    change = torch.randn(TINY["hidden_size"])
+    tokens = torch.arange(6)[None]
+    model(input_ids=tokens, use_cache=False)
+    layer.get_submodule(path).register_forward_hook(lambda _, args, output: output + change)
+    model(input_ids=tokens, use_cache=False)
+    expected = getattr(model.config, "residual_multiplier", 1.0) * change
+    assert torch.allclose(left[1] - left[0], expected.expand_as(left[0]), atol=1e-5) == family.adds_down
+
+
 def test_the_table_says_what_a_layer_returns(family_and_model):
     family, model = family_and_model
     returned = []

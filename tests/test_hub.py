@@ -26,7 +26,7 @@ from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.hub_files import check_directory, check_holds_no_token
 
 from .compiled_form import NEURON_CONFIG
-from .conftest import save_tiny_model
+from .conftest import read_config, save_tiny_model
 
 
 def refused(directory, match):
@@ -79,10 +79,11 @@ class TestCompressedDirectory:
 
     @pytest.mark.parametrize("leaf", ["u.weight", "v.weight"])
     def test_a_missing_factor(self, directory, leaf):
+        name = f"{list(read_config(directory)['quantization_config']['modules'])[-1]}.{leaf}"
         weights = load_file(directory / "model.safetensors")
-        del weights[f"model.layers.1.mlp.up_proj.{leaf}"]
+        del weights[name]
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-        refused(directory, f"lacks model.layers.1.mlp.up_proj.{leaf}: nothing was uploaded")
+        refused(directory, f"lacks {name}: nothing was uploaded")
 
     def test_a_damaged_report(self, directory):
         (directory / "neuronmm_report.json").write_text("{}")

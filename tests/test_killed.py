@@ -19,6 +19,7 @@ A child process runs `kill_everywhere`, which forks one process for each moment 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -125,14 +126,24 @@ def in_fork(function, log: Path) -> int | None:
 
 
 def chosen(names: list[str]) -> list[int]:
-    """The moments to die at: all, but of each file in turn in the middle of writing it or right after that."""
-    numbers, files = [], 0
+    """The moments to die at: of those of a stage that differ by numbers only, which are of layers, one.
+
+    Of every kind of file in turn in the middle of writing the first, or right after the last of them; of the files that are
+    copied, tokenizer.json stands for all.
+    """
+    copied = ("in generation_config.json", "in special_tokens_map.json", "in tokenizer_config.json")
+    kinds: dict[tuple[str, str], list[int]] = {}
     for number, name in enumerate(names, 1):
-        begins, ends = name.endswith(".part"), name.endswith(" was renamed") and "." in name
-        files += begins
-        if not (begins or ends) or (files % 2 == 0 if begins else files % 2 == 1):
-            numbers.append(number)
-    return numbers
+        if name in copied:
+            continue
+        kind = re.sub(r"^(in|after|before) |\.part$| was renamed$|[-.\w]+(?= is written)|\d+", "", name)
+        kinds.setdefault((stage_of(names, number), kind), []).append(number)
+    numbers, files = [], 0
+    for members in kinds.values():
+        is_file = any(names[number - 1].endswith(".part") for number in members)
+        files += is_file
+        numbers.append(members[-1] if is_file and files % 2 else members[0])
+    return sorted(numbers)
 
 
 def stage_of(names: list[str], number: int) -> str:
@@ -154,10 +165,11 @@ def kill_everywhere(model: str, text: str, folder: str) -> None:
     """Prints a JSON object: of each moment its name, and what was there after the kill and after the next run."""
     import torch
 
-    from optimum_neuronmm import sampling, search
+    from optimum_neuronmm import compression, sampling, search
 
     torch.set_num_threads(1)  # a process with several may not be forked
     sampling._BATCH, search._TRIALS = 2, 3
+    compression.draw_map = lambda _, path: path.write_bytes(b"a picture")  # the real one takes its time
     options = {"max_perplexity_increase": 2.0, "block_size": 32, "calibration": ["self", text]}
     config = NeuronMMConfig(**options, calibration_samples=2, calibration_length=16)
     folder = Path(folder)
@@ -186,7 +198,7 @@ def kill_everywhere(model: str, text: str, folder: str) -> None:
         moment = {"name": found["names"][number - 1], "stage": stage_of(found["names"], number)}
         found["moments"].append({**moment, "killed": run(str(number), number), "again": run(str(number))})
     for attempt in range(40):  # one run after the other is killed, each a little later than the one before
-        found["chain"].append(run("chain", 8 + 3 * attempt))
+        found["chain"].append(run("chain", 8 + 5 * attempt))
         if not found["chain"][-1]["died"]:
             break
     print(json.dumps(found))

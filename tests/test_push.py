@@ -121,9 +121,21 @@ class TestWhatArrives:
         files = hub.files("me/name")
         card = files.pop("README.md").decode()  # there is none in the directory, so it was made from the report
         assert files == content_of(compiled)
-        assert card == model_card(load_report(compiled), _config(directory), NEURON_CONFIG).replace(
+        assert card == model_card(load_report(compiled), _config(directory), NEURON_CONFIG, True).replace(
             "THIS_REPOSITORY", "me/name"
         )
+
+    def test_the_map_of_the_ranks_and_the_card_that_shows_it(self, hub, push, directory, compiled):
+        picture = (directory / "neuronmm_ranks.png").read_bytes()
+        push()
+        push(compiled, "me/compiled")
+        (compiled / "neuronmm_ranks.png").unlink()
+        push(compiled, "me/without")
+        for name in ("me/name", "me/compiled"):
+            files = hub.files(name)
+            assert files["neuronmm_ranks.png"] == picture and b"](neuronmm_ranks.png)" in files["README.md"]
+        files = hub.files("me/without")
+        assert "neuronmm_ranks.png" not in files and b"neuronmm_ranks" not in files["README.md"]
 
     def test_a_name_without_its_owner(self, hub, push):
         push(repo_id="name")

@@ -22,7 +22,7 @@ import torch
 from optimum_neuronmm import NeuronMMConfig
 from optimum_neuronmm import search as module
 from optimum_neuronmm.allocation import find_projections, largest_ratio, predicted_loss
-from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.errors import NeuronMMError, NotFiniteError
 from optimum_neuronmm.families import family_of
 from optimum_neuronmm.ranks import DENSE
 from optimum_neuronmm.search import allocate, choose_ranks
@@ -53,6 +53,7 @@ class Fake:
         self.analysis = SimpleNamespace(losses=losses)
         self.cost, self.tried = cost, []
         monkeypatch.setattr(module, "trial", self.trial)
+        monkeypatch.setattr(module, "dense_hidden", lambda run: None)
 
     def increase(self, allocation):
         return self.cost(predicted_loss(allocation, self.analysis.losses), allocation)
@@ -247,3 +248,27 @@ def test_a_cliff_between_allocations_without_steps(tiny_llama, tmp_path, monkeyp
     monkeypatch.setattr(fake, "increase", lambda allocation: 0.001 if allocation.removed < 0.2 else 1e9)
     _, ratio, trials = choose_ranks(fake.run, fake.analysis)
     assert len(trials) == 10 and 0.14 < ratio < 0.2
+
+
+def test_a_ratio_at_which_nothing_is_finite_is_too_large(tiny_llama, tmp_path, monkeypatch):
+    """It is no reason to give up, and infinity is nothing that JSON can hold."""
+
+    class Overflowing(Fake):
+        def trial(self, run, analysis, allocation):
+            if predicted_loss(allocation, self.analysis.losses) > 0.02:
+                self.tried.append(allocation)
+                raise NotFiniteError("the loss is not finite")
+            return super().trial(run, analysis, allocation)
+
+    fake = Overflowing(tiny_llama, tmp_path / "out", proportional(0.01), monkeypatch)
+    allocation, _, trials = choose_ranks(fake.run, fake.analysis)
+    assert 0.01 < predicted_loss(allocation, fake.analysis.losses) <= 0.02
+    assert None in [entry["increase"] for entry in trials]
+    assert "Infinity" not in (tmp_path / ".out.neuronmm" / "trials.json").read_text()
+
+
+def test_nothing_to_try(tiny_llama, tmp_path, monkeypatch):
+    options = {"max_perplexity_increase": 0.5, "allocation_tensor_parallel_size": 100_000}
+    fake = Fake(tiny_llama, tmp_path / "out", proportional(1), monkeypatch, **options)
+    with pytest.raises(NeuronMMError, match="No ratio can be tried.*smaller block_size"):
+        choose_ranks(fake.run, fake.analysis)

@@ -135,7 +135,7 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
         "calibration",
         "Text to measure activations on: 'self' (sampled from the model itself, needs no data), a .txt or .jsonl file "
         "(gzipped too), or a named dataset, wikitext2 or c4. Repeat the flag to mix sources.",
-        "wikitext2",
+        "wikitext2,c4",
         action=_Append,
         metavar="SOURCE",
     )

@@ -30,7 +30,7 @@ from transformers.utils import logging
 from ..card import write_model_card
 from ..compiled import COMPILED_CONFIG, COMPILED_WEIGHTS, check_whole, ranks_here
 from ..errors import NeuronMMError
-from ..report import REPORT_NAME, load_report
+from ..report import MAP_NAME, REPORT_NAME, load_report
 from ..source import COMPANIONS
 from ..workspace import explained_disk_errors, hidden_path, lock_directory
 from .compilation import compressed_with
@@ -160,7 +160,7 @@ def _wait_for(hidden: Path, directory: Path):
 
 
 def _add_companions(model, source: Path, staged: Path) -> None:
-    found = {path for pattern in (*COMPANIONS, REPORT_NAME) for path in source.glob(pattern)}
+    found = {path for pattern in (*COMPANIONS, REPORT_NAME, MAP_NAME) for path in source.glob(pattern)}
     for path in sorted(path for path in found if path.is_file() and path.suffix not in (".safetensors", ".bin")):
         shutil.copyfile(path, staged / path.name)
     if (source / REPORT_NAME).is_file():

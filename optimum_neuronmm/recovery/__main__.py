@@ -21,16 +21,21 @@ import torch
 
 from ..commands.errors import reported_errors
 from ..commands.recovery_flags import add_recovery_arguments, run_recovery
+from ..errors import NeuronMMError
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="python -m optimum_neuronmm.recovery", description=__doc__)
+    parser = ArgumentParser(
+        prog="python -m optimum_neuronmm.recovery", description="Train the factors of a compressed model."
+    )
     add_recovery_arguments(parser)
-    if int(os.environ.get("RANK", "0")):  # all processes fail alike: one of them says so
-        sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     with reported_errors(interrupted="interrupted: run the same command again to resume"):
-        run_recovery(parser.parse_args())
+        try:
+            run_recovery(parser.parse_args())
+        except NeuronMMError:
+            if int(os.environ.get("RANK", "0")):  # all processes find the same: the first one says so
+                sys.exit(1)
+            raise
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

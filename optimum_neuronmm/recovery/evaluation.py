@@ -29,7 +29,8 @@ def held_out_losses(model, windows: list[torch.Tensor], team: Team) -> list[floa
     """
     every = torch.cat(windows)
     losses = torch.zeros(len(every), dtype=torch.float64, device="cpu")
-    for positions in torch.arange(team.rank, len(every), team.size).split(team.micro):
+    mine = torch.arange(len(every))[team.rank :: team.size]  # may be none
+    for positions in mine.split(team.micro) if len(mine) else ():
         tokens = every[positions].to(team.device)
         with team.autocast():
             logits = model(input_ids=tokens, use_cache=False).logits

@@ -45,7 +45,7 @@ class Team:
     """
 
     def __init__(self, config: RecoveryConfig, device: str | torch.device | None = None):
-        kind = None if device is None else str(device)
+        kind = None if device is None else str(device).removesuffix(":0")
         if kind not in (None, "cpu", "cuda"):
             raise NeuronMMError(
                 f"device must be 'cpu' or 'cuda', got {kind!r}. CUDA_VISIBLE_DEVICES chooses among several."

@@ -112,13 +112,13 @@ class _Run:
     def _recover(self, text: RecoveryText) -> dict:
         config, team = self._config, self._team
         stored = self._checkpoint.read_factors()
-        student = self._checkpoint.load(team.dtype).to(team.device)
         teacher = self._load_teacher()
         dense_losses = None if teacher is None else held_out_losses(teacher, text.held_out, team)
         if config.objective == "labels":
             teacher = None  # it has been measured, and makes room
+        student = self._checkpoint.load(team.dtype).to(team.device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.seed % 2**62)
             trained = TrainedFactors(student, stored, config)
         _checkpoint_activations(student, config.gradient_checkpointing)
         save = self._save_training if team.is_main else None
@@ -142,7 +142,7 @@ class _Run:
         check_output_dir(self._output_dir)
         trained_bytes = 4 * sum(info.numel for info in self._checkpoint.factors.values())
         states = 4 * trained_bytes if self._config.parameters == "factors" else trained_bytes
-        check_disk_space(self._output_dir, self._checkpoint.nbytes + states)
+        check_disk_space(self._output_dir, self._checkpoint.nbytes + 2 * states)  # a state is written beside the last
         self._workspace = Workspace(self._output_dir, self._fingerprint())
 
     def _collect_text(self) -> list[dict]:

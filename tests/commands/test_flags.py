@@ -91,6 +91,23 @@ def test_given_options_make_a_config(parser):
     assert {name: getattr(config, name) for name in options} == options
 
 
+def test_options_of_the_recovery_and_the_refinement_make_a_config(parser):
+    line = (
+        "--neuronmm_recovery lora --neuronmm_recovery_data alpaca-cleaned --neuronmm_recovery_data notes.txt "
+        "--neuronmm_recovery_tokens 300000 --neuronmm_refine --neuronmm_max_perplexity_increase 0.05"
+    )
+    options = given_options(parser.parse_args([*REQUIRED, *line.split()]))
+    assert options == {
+        "recovery": "lora",
+        "recovery_data": ["alpaca-cleaned", "notes.txt"],
+        "recovery_tokens": 300_000,
+        "refine": True,
+        "max_perplexity_increase": 0.05,
+    }
+    config = configuration.NeuronMMConfig(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
 def test_projections_may_be_written_with_spaces(parser):
     args = parser.parse_args([*REQUIRED, "--neuronmm_projections", " gate, down,"])
     assert args.neuronmm_projections == ["gate", "down"]

@@ -199,8 +199,11 @@ class TestSaving:
         NeuronModelForCausalLM.from_pretrained(tiny(), neuronmm=quick_options, **options).save_pretrained(
             tmp_path / "out"
         )
-        assert "compiled for AWS Neuron" in (tmp_path / "out/README.md").read_text()
-        assert (tmp_path / "out/neuronmm_report.json").is_file()
+        card = (tmp_path / "out/README.md").read_text()
+        assert "compiled for AWS Neuron" in card and "](neuronmm_ranks.png)" in card
+        [compressed] = (tmp_path / "home" / "neuronmm").iterdir()
+        for name in ("neuronmm_report.json", "neuronmm_ranks.png"):
+            assert (tmp_path / "out" / name).read_bytes() == (compressed / name).read_bytes()
 
 
 def inside_only(folder: Path):
