@@ -73,6 +73,15 @@ class Protocol:
         return {**vars(self), "model": Path(self.model).name, "evaluation": texts, **case_settings}
 
 
+def evaluation_windows(tokenizer, file: str, count: int, length: int) -> torch.Tensor:
+    """The first disjoint windows (count, length) of a text, as it is: no BOS, documents joined by a blank line."""
+    text = ("\n\n" if ".jsonl" in Path(file).name else "").join(read_documents(file))
+    tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False).input_ids[0]
+    if len(tokens) < count * length:
+        raise SystemExit(f"{file} has {len(tokens)} tokens, and {count} windows of {length} are wanted.")
+    return tokens[: count * length].view(count, length)
+
+
 class Measurement:
     """Measures one case after the other.
 
@@ -123,15 +132,12 @@ class Measurement:
 
     @cached_property
     def _windows(self) -> dict[str, torch.Tensor]:
-        """The first disjoint windows of each text, as it is: no BOS, documents joined by a blank line."""
-        windows, length = {}, self._protocol.length
-        for file, count in self._protocol.evaluation:
-            text = ("\n\n" if ".jsonl" in Path(file).name else "").join(read_documents(file))
-            tokens = self._tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False).input_ids[0]
-            if len(tokens) < count * length:
-                raise SystemExit(f"{file} has {len(tokens)} tokens, and {count} windows of {length} are wanted.")
-            windows[Path(file).name] = tokens[: count * length].view(count, length)
-        return windows
+        """The windows of each text that are evaluated."""
+        length = self._protocol.length
+        return {
+            Path(file).name: evaluation_windows(self._tokenizer, file, count, length)
+            for file, count in self._protocol.evaluation
+        }
 
     def _finished_run(self, case: Case) -> Run:
         """The run whose workspace holds what the case needs to know of the model."""
