@@ -46,9 +46,15 @@ def test_both_models_answer_and_the_table_is_the_reports(tiny_llama, compressed_
     lines = capsys.readouterr().out.splitlines()
     assert any("dense:" in line and "dense answers 'Explain" in line for line in lines)
     assert any("compressed:" in line and "compressed answers 'Explain" in line for line in lines)
-    figures = load_report(compressed_llama)["perplexity"]
+    report = load_report(compressed_llama)
+    figures, counts = report["perplexity"], report["parameters"]
     assert lines[-2].split() == ["dense", "306,336", "172,800", f"{figures['before']:.2f}"]
-    assert lines[-1].split() == ["compressed", "304,032", "170,496", f"{figures['after']:.2f}"]
+    assert lines[-1].split() == [
+        "compressed",
+        f"{counts['after']:,}",
+        f"{counts['projections_after']:,}",
+        f"{figures['after']:.2f}",
+    ]
 
 
 def test_an_answer_is_what_follows_the_question(tiny_llama, compressed_llama, talking):
