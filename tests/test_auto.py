@@ -73,7 +73,8 @@ class TestCompressing:
         option = quick_options if as_dictionary else NeuronMMConfig(**quick_options)
         model = NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm=option)
         expected = AutoModelForCausalLM.from_pretrained(compressed_llama)
-        assert type(model) is type(expected) and len(low_rank_modules(model)) == 9
+        assert type(model) is type(expected)
+        assert 0 < len(low_rank_modules(model)) == len(low_rank_modules(expected))
         assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
         generated = model.generate(torch.tensor([[256, 1, 2]]), max_new_tokens=4, do_sample=False, pad_token_id=256)
         assert generated.shape == (1, 7)
