@@ -56,6 +56,19 @@ def assert_same_tensors(one, other):
         assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]), name
 
 
+@pytest.fixture(scope="module")
+def quick_options(quick_options):
+    """With uniform ranks, so that all projections get factors."""
+    return {**quick_options, "allocation": "uniform"}
+
+
+@pytest.fixture(scope="module")
+def compressed_llama(tiny_llama, quick_options, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uniform") / "tiny-llama"
+    compress(tiny_llama, output, NeuronMMConfig(**quick_options))
+    return output
+
+
 @pytest.fixture
 def damaged(compressed_llama, tmp_path):
     """A copy of the compressed model, and a function that rewrites its weights."""
