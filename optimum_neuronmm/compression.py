@@ -162,7 +162,10 @@ def _recovery_options(config: NeuronMMConfig) -> "RecoveryConfig":
     options = {"data": data, "tokens": config.recovery_tokens, "seed": config.seed}
     if config.recovery == "lora":  # SVD-LLM's recipe
         options |= {"objective": "labels", "order": "sequential", "learning_rate": 1e-4, "batch_size": 64}
-    return RecoveryConfig(**options)
+    try:
+        return RecoveryConfig(**options)
+    except NeuronMMError as error:  # of the options that are set here, only the number of tokens can be wrong
+        raise NeuronMMError(f"recovery_tokens is too small for recovery {config.recovery!r}: {error}") from error
 
 
 def _compress(checkpoint: DenseCheckpoint, output_dir: Path, config: NeuronMMConfig, device: torch.device) -> dict:
