@@ -82,6 +82,7 @@ def recover(
     _check_lengths(config, checkpoint)
     if output_dir.is_relative_to(checkpoint.directory.resolve()):
         raise NeuronMMError(f"{output_dir} lies in the checkpoint that is read. Choose another output.")
+    check_output_dir(output_dir)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
     dense = _open_teacher(teacher, checkpoint, config, trust_remote_code, hub)
     tokenizer = checkpoint.load_tokenizer()
