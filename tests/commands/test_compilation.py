@@ -88,7 +88,11 @@ def test_a_child_that_is_interrupted_before_it_can_say_so(program):
         compile_in_child("model", Path("out"), {})
 
 
-HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job would not
+# What a background job, or one under nohup, would not.
+HEARS = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+)
 PUTS_AWAY = """
 mark = {mark!r}
 compiler = __import__("subprocess").Popen([sys.executable, "-c", "import time; time.sleep(30)"])
