@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="the dense model")
     parser.add_argument("--compressed", required=True, help="what was compressed from it")
-    parser.add_argument("--recovered", nargs="+", required=True, help="what was trained from that")
+    parser.add_argument("--recovered", nargs="+", required=True, help="what was trained from that, or refined")
     parser.add_argument("--evaluation", nargs="+", required=True, help=".txt or .jsonl files, gzipped or not")
     parser.add_argument("--windows", nargs="+", type=int, default=[12, 4], help="of each text")
     parser.add_argument("--length", type=int, default=1024, help="tokens in an evaluation window")
@@ -63,13 +63,11 @@ def main() -> None:
     dense, before = measure(args.model, windows), measure(args.compressed, windows)
     rows = [{"name": "dense", "perplexity": dense}, {"name": "compressed", "perplexity": before}]
     for directory in args.recovered:
-        after, recovery = measure(directory, windows), load_report(directory)["recovery"]
+        after, recovery = measure(directory, windows), load_report(directory).get("recovery", {})
         rows.append(
             {
                 "name": Path(directory).name,
-                "tokens": recovery["tokens"],
-                "seconds": recovery["seconds"],
-                "options": recovery["options"],
+                **{key: recovery[key] for key in ("tokens", "seconds", "options") if key in recovery},
                 "perplexity": after,
                 "won_back": {name: won_back(dense[name], before[name], after[name]) for name in windows},
             }
