@@ -39,7 +39,7 @@ DATASETS = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", None, ""),
     "c4": ("allenai/c4", None, {"train": "en/c4-train.00000-of-01024.json.gz"}, "\n\n"),
 }
-_FILE_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+FILE_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
 _HELD_OUT_SHARE = 8  # one held-out window for so many calibration windows, and at least ...
 _LEAST_HELD_OUT = 4
@@ -85,10 +85,10 @@ def check_sources(config: NeuronMMConfig) -> None:
     for source in sources:
         if _is_name(source):
             continue
-        if not source.endswith(_FILE_SUFFIXES):
+        if not source.endswith(FILE_SUFFIXES):
             raise NeuronMMError(
                 f"Unknown calibration source {source!r}: expected 'self', {', '.join(map(repr, DATASETS))}, or a file "
-                f"that ends in {', '.join(_FILE_SUFFIXES)}."
+                f"that ends in {', '.join(FILE_SUFFIXES)}."
             )
         if not os.path.isfile(source):
             raise NeuronMMError(f"The calibration file {source} does not exist.")
@@ -125,7 +125,7 @@ def calibration_windows(
     """
     counts = _shares(config.calibration_samples, len(config.calibration))
     held_out_counts = _shares(held_out_count(config.calibration_samples), len(config.calibration))
-    bos = _adds_bos(tokenizer)
+    bos = adds_bos(tokenizer)
     windows, held_out, sources = [], [], []
     for index, source in enumerate(config.calibration):
         count, kept = counts[index], held_out_counts[index]
@@ -248,7 +248,7 @@ def _document(line: str, path: Path, number: int) -> str:
     return document
 
 
-def _adds_bos(tokenizer) -> bool:
+def adds_bos(tokenizer) -> bool:
     """Whether the tokenizer begins a text with BOS, as its model was trained."""
     ids = tokenizer("a").input_ids
     return tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id

@@ -63,8 +63,7 @@ def uniform_rank(shape: Shape, compression_ratio: float, block_size: int, alpha:
 
 def rank_options(shape: Shape, block_size: int) -> list[int | None]:
     """The ranks that a projection may get: the multiples of the block that save parameters, ascending, then DENSE."""
-    break_even = -(-shape.dense_parameters // (shape.K + shape.N))  # the least rank that does not save
-    return [*range(block_size, break_even, block_size), DENSE]
+    return [*range(block_size, shape.largest_rank + 1, block_size), DENSE]
 
 
 def parameter_cost(shape: Shape, rank: int | None) -> float:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..calibration import adds_bos
 from ..errors import NeuronMMError
 from .config import RecoveryConfig
 from .sources import documents, joiner, label
@@ -62,7 +63,7 @@ def collect_text(config: RecoveryConfig, tokenizer) -> RecoveryText:
         NeuronMMError: for a source that is empty, too short or cannot be read.
     """
     count = -(-config.steps * config.batch_size // len(config.data))
-    bos = tokenizer.bos_token_id if _begins_with_bos(tokenizer) else None
+    bos = tokenizer.bos_token_id if adds_bos(tokenizer) else None
     train, held_out, sources = [], [], []
     for source in config.data:
         windows = _windows(source, count + config.held_out, config, tokenizer, bos)
@@ -149,9 +150,3 @@ def _chunks(source: str) -> Iterator[str]:
     rest = between.join(held)
     if rest.strip():
         yield rest
-
-
-def _begins_with_bos(tokenizer) -> bool:
-    """Whether the tokenizer begins a text with BOS, as its model was trained."""
-    ids = tokenizer("a").input_ids
-    return tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id

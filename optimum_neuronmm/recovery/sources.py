@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..calibration import DATASETS as CALIBRATION_DATASETS
+from ..calibration import FILE_SUFFIXES
 from ..errors import NeuronMMError
 
 
 # name -> (repository, configuration, data files, what joins two rows)
 DATASETS = {**CALIBRATION_DATASETS, "alpaca-cleaned": ("yahma/alpaca-cleaned", None, None, "\n\n")}
-_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 _JSONL = (".jsonl", ".jsonl.gz")
 _PIECE = 65_536  # characters: a text may be one line
 
@@ -47,10 +47,10 @@ def check_sources(sources: list[str]) -> None:
         seen[identity] = source
         if source in DATASETS:
             continue
-        if not source.endswith(_SUFFIXES):
+        if not source.endswith(FILE_SUFFIXES):
             raise NeuronMMError(
                 f"Unknown source of data {source!r}: expected {', '.join(map(repr, DATASETS))}, or a file that ends in "
-                f"{', '.join(_SUFFIXES)}."
+                f"{', '.join(FILE_SUFFIXES)}."
             )
         if not os.path.isfile(source):
             raise NeuronMMError(f"The data file {source} does not exist.")
