@@ -42,6 +42,7 @@ TARGETS = ("auto", "cpu", "neuron")
 KERNELS = ("auto", "nki", "compiler")
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("auto", "replicated", "sharded")
+SAMPLINGS = ("device", "host")
 RECOVERIES = ("none", "lora", "distill")
 STORAGES = ("uv",)
 _LEAST = {
@@ -52,7 +53,7 @@ _LEAST = {
     "calibration_length": 8,
     "seed": 0,
 }
-_RUNNING = ("target", "kernel", "layout", "compilation")  # what only matters where the model runs
+_RUNNING = ("target", "kernel", "layout", "sampling", "compilation")  # what only matters where the model runs
 
 
 @dataclass(repr=False)
@@ -96,6 +97,9 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         layout: of the factors over the ranks of tensor parallelism: "replicated" (one factor whole on every rank, no
             extra exchange), "sharded" (both cut, two more exchanges per layer), or "auto": what is predicted to decode
             faster, and never replicated where a rank would hold no less than of the dense weights.
+        sampling: where a compiled model's next token is chosen. "device": as optimum-neuron compiles models, on the device
+            wherever it can; such a model returns tokens and no logits. "host": the model returns logits, which an
+            evaluation needs, and every step copies them from the device.
         dtype: dtype of the checkpoint that is written; None keeps each tensor's own.
         modules: set by compression: `{module path: {"rank": r, "storage": "uv"}}`. What is not listed is dense.
         compilation: set by a compilation: number of ranks, layout and kernels of every layer.
@@ -126,6 +130,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     target: str = "auto"
     kernel: str = "auto"
     layout: str = "auto"
+    sampling: str = "device"
     dtype: str | None = None
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
     compilation: dict[str, Any] = field(default_factory=dict)
@@ -204,6 +209,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
             "target": TARGETS,
             "kernel": KERNELS,
             "layout": LAYOUTS,
+            "sampling": SAMPLINGS,
         }
         for name, choices in allowed.items():
             # How a finished model was made need not be known to load it.

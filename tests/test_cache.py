@@ -72,7 +72,7 @@ class TestCompressedOnce:
     ):
         directory = compressed_once(tiny_llama, config)
         monkeypatch.setattr(cache, "compress", None)
-        for options in ({"kernel": "compiler"}, {"layout": "sharded"}, {"target": "neuron"}):
+        for options in ({"kernel": "compiler"}, {"layout": "sharded"}, {"sampling": "host"}, {"target": "neuron"}):
             assert compressed_once(tiny_llama, NeuronMMConfig(**quick_options, **options)) == directory
 
     def test_a_directory_without_config_json_is_none(self, tiny_llama, config):

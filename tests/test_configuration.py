@@ -45,6 +45,7 @@ CHOSEN = {
     "seed": 7,
     "target": "cpu",
     "kernel": "compiler",
+    "sampling": "host",
     "dtype": "bfloat16",
     "modules": {PATH: {"rank": 64, "storage": "uv"}},
 }
@@ -115,6 +116,7 @@ def warnings():
         ("max_perplexity_increase", False, "must be a number, got False", ""),
         ("target", "gpu", "must be one of auto, cpu, neuron, got 'gpu'", ""),
         ("kernel", "cuda", "must be one of auto, nki, compiler, got 'cuda'", ""),
+        ("sampling", "cpu", "must be one of device, host, got 'cpu'", ""),
         ("dtype", "int8", "must be one of float32, bfloat16, float16 or None, got 'int8'", ""),
         ("dtype", "fp16", "must be one of float32, bfloat16, float16 or None, got 'fp16'", ""),
         ("dtype", torch.float64, "must be one of float32, bfloat16, float16 or None, got 'float64'", ""),
@@ -206,7 +208,7 @@ def test_what_decides_how_ranks_are_chosen():
 def test_what_only_matters_where_the_model_runs_decides_no_factors():
     config = NeuronMMConfig(**CHOSEN)
     left_out = config.to_dict().keys() - config.deciding_options().keys()
-    assert left_out == {"target", "kernel", "layout", "compilation"}
+    assert left_out == {"target", "kernel", "layout", "sampling", "compilation"}
     assert all(config.deciding_options()[name] == CHOSEN[name] for name in CHOSEN.keys() - left_out)
 
 

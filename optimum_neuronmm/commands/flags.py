@@ -179,6 +179,13 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
         "auto",
         choices=["auto", "replicated", "sharded"],
     )
+    add(
+        "sampling",
+        "Where a compiled model's next token is chosen: on the device, as optimum-neuron does it, or on the host from logits, "
+        "which the model then returns. An evaluation needs them.",
+        "device",
+        choices=["device", "host"],
+    )
 
 
 def given_options(args: Namespace) -> dict[str, Any]:

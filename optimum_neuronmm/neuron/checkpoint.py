@@ -81,7 +81,8 @@ def local_checkpoint(model_id, options: NeuronMMConfig | None, trust_remote_code
     if options is None or is_compressed(model_id, **hub):
         if options is not None:
             logger.warning(
-                f"{model_id} is compressed already, and compiled as it is: of the options, kernel, layout and dtype count."
+                f"{model_id} is compressed already, and compiled as it is: of the options, kernel, layout, sampling and "
+                "dtype count."
             )
         return Path(model_id) if os.path.isdir(model_id) else download(str(model_id), **hub)
     return compressed_once(model_id, options, trust_remote_code, **hub)

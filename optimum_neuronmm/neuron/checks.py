@@ -78,7 +78,8 @@ def check_sizes(config, neuron_config) -> None:
     what no model can make sense of.
 
     Raises:
-        NeuronMMError: the sequence is far longer than the model's, or tokens cannot be sampled from a rank's vocabulary.
+        NeuronMMError: the sequence is far longer than the model's, tokens cannot be sampled from a rank's vocabulary, or
+            logits would be lost.
     """
     length, trained = neuron_config.sequence_length, getattr(config, "max_position_embeddings", None)
     if trained and length > _STRETCH * trained:
@@ -96,6 +97,13 @@ def check_sizes(config, neuron_config) -> None:
         raise NeuronMMError(
             f"tensor_parallel_size={ranks} leaves each rank fewer than {most} of the {config.vocab_size} tokens of the vocabulary, "
             f"and the device samples from the {most} best of each (max_topk). Use fewer ranks."
+        )
+    if not neuron_config.on_device_sampling and config.vocab_size % ranks:
+        # optimum-neuron pads the vocabulary, cuts the logits to its size, and then masks as many as it had added.
+        raise NeuronMMError(
+            f"tensor_parallel_size={ranks} does not divide the vocabulary of {config.vocab_size} tokens, and optimum-neuron then "
+            f"masks the last {-config.vocab_size % ranks} of the logits that a model returns. Use a number of ranks that divides "
+            "it, or sampling='device'."
         )
 
 

@@ -17,6 +17,7 @@
 graph uses for it. A model that is loaded again is rebuilt from it, whatever a later version would decide.
 """
 
+import copy
 from dataclasses import dataclass
 
 from ..configuration import QUANT_METHOD, NeuronMMConfig
@@ -110,6 +111,15 @@ def decide_forms(config, neuron_config, options: NeuronMMConfig) -> tuple[Form |
     if not modules:
         raise NeuronMMError("config.json lists no factorised projection: compress the model again.")
     return tuple(forms_of(config, modules, neuron_config.tp_degree, options.layout, bandwidth_of(neuron_config)))
+
+
+def with_sampling(neuron_config, options: NeuronMMConfig):
+    """A copy of an optimum-neuron configuration, with what `options.sampling` says."""
+    neuron_config = copy.deepcopy(neuron_config)
+    if options.sampling == "host":  # "device" leaves it to optimum-neuron, which knows where that fails
+        neuron_config.on_device_sampling = False
+        neuron_config.output_logits = False  # would return them a second time
+    return neuron_config
 
 
 def bandwidth_of(neuron_config) -> float:

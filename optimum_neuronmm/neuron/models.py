@@ -40,7 +40,7 @@ from ..families import family_of
 from . import artifact
 from .checkpoint import HUB, check_factors, hub_options, local_checkpoint, read_config
 from .checks import check_artifact, check_shapes, check_sizes, check_target, check_tensor_parallel, checked_dtype
-from .compilation import Compilation, compressed_with, decide_forms, is_compressed
+from .compilation import Compilation, compressed_with, decide_forms, is_compressed, with_sampling
 from .conversion import convert_mlp
 from .decoder import compressed_decoder
 from .selection import check_kernels
@@ -95,6 +95,7 @@ class NeuronMMModel:
         trust, hub = bool(kwargs.get("trust_remote_code")), hub_options(kwargs)
         config = config or read_config(model_id, trust, **hub)
         cls._check(config, options, neuron_config.tp_degree, neuron_config.target, load_weights)
+        neuron_config = with_sampling(neuron_config, options or compressed_with(config))
         check_sizes(config, neuron_config)
         source = local_checkpoint(model_id, options, trust, **hub)
         return cls._export_checkpoint(source, neuron_config, options, load_weights, kwargs)
@@ -139,11 +140,11 @@ class NeuronMMModel:
         ranks = shapes["tensor_parallel_size"] or max(system.get_available_cores(), 1)
         cls._check(config, options, ranks, instance_type, load_weights)
         shapes |= {"tensor_parallel_size": ranks, "instance_type": instance_type}
-        check_sizes(config, cls._planned(config, shapes))
+        check_sizes(config, with_sampling(cls._planned(config, shapes), options))
         source = local_checkpoint(model_id, options, trust, **hub)
         config = AutoConfig.from_pretrained(source)
         config.dtype = dtype or config.dtype
-        neuron_config = cls.get_neuron_config(source, config=config, **shapes)
+        neuron_config = with_sampling(cls.get_neuron_config(source, config=config, **shapes), options)
         return cls._export_checkpoint(source, neuron_config, options, load_weights, kwargs)
 
     @staticmethod

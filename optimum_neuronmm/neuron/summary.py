@@ -36,6 +36,8 @@ def summarize(compilation: Compilation, neuron_config) -> str:
         *_exchanges(forms, bandwidth_of(neuron_config)),
         *(_kernel_line(rows, names, forms) for rows, names in compilation.kernels.items()),
     ]
+    if not neuron_config.on_device_sampling:
+        lines.append(f"{'sampling':<24}on the host: the model returns logits")
     return "\n".join([*lines, *_warnings(forms, bandwidth_of(neuron_config))])
 
 

@@ -52,6 +52,7 @@ def test_help_states_the_default_of_the_config(parser, option):
         ("target", configuration.TARGETS),
         ("kernel", configuration.KERNELS),
         ("layout", configuration.LAYOUTS),
+        ("sampling", configuration.SAMPLINGS),
     ],
 )
 def test_choices_are_those_of_the_config(parser, name, choices):
@@ -70,7 +71,7 @@ def test_given_options_make_a_config(parser):
         "--neuronmm_compression_ratio 0.2 --neuronmm_block_size 32 --neuronmm_alpha 0.25 --neuronmm_projections gate,up "
         "--neuronmm_decomposition svd --neuronmm_calibration self --neuronmm_calibration notes.txt "
         "--neuronmm_calibration_samples 4 --neuronmm_calibration_length 16 --neuronmm_seed 7 --neuronmm_target cpu "
-        "--neuronmm_kernel compiler --neuronmm_layout sharded"
+        "--neuronmm_kernel compiler --neuronmm_layout sharded --neuronmm_sampling host"
     )
     options = given_options(parser.parse_args([*REQUIRED, *line.split()]))
     assert options == {
@@ -86,6 +87,7 @@ def test_given_options_make_a_config(parser):
         "target": "cpu",
         "kernel": "compiler",
         "layout": "sharded",
+        "sampling": "host",
     }
     config = configuration.NeuronMMConfig(**options)
     assert {name: getattr(config, name) for name in options} == options

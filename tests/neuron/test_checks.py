@@ -96,6 +96,18 @@ class TestRefusedBeforeAnythingIsCompressed:
             else:
                 door.from_pretrained(tiny(), neuronmm=True, **sizes)
 
+    @pytest.mark.parametrize("door", [*DOORS.values(), None], ids=[*DOORS, "export"])
+    def test_logits_that_would_be_masked(self, tiny, door):
+        model, options = tiny(vocab_size=1025), {"sampling": "host"}
+        with pytest.raises(
+            NeuronMMError, match="size=2 does not divide the vocabulary of 1025 tokens, .* the last 1 of the logits"
+        ):
+            if door is None:
+                config = harness.neuron_config(model, tp=2, on_device_sampling=True)
+                NeuronModelForCausalLM.export(model, config, neuronmm=options)
+            else:
+                door.from_pretrained(model, neuronmm=options, **SHAPES)
+
     @pytest.mark.parametrize("export", [False, True])
     def test_ranks_that_do_not_share_the_heads(self, tiny, export):
         model = tiny(num_attention_heads=6, num_key_value_heads=2)
@@ -172,6 +184,13 @@ class TestSizes:
     def test_the_largest_that_pass(self, compressed, caplog, sizes):
         NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=True, **{**SHAPES, **sizes})
         assert "positions" not in caplog.text
+
+    @pytest.mark.parametrize(("sampling", "ranks"), [("host", 1), ("device", 2), ("device", 4)])
+    def test_a_vocabulary_of_which_no_logit_is_masked(self, tiny, tmp_path, sampling, ranks):
+        checkpoint = save_compressed(tiny(vocab_size=1025), tmp_path / "compressed")
+        shapes = {**SHAPES, "tensor_parallel_size": ranks}
+        model = NeuronModelForCausalLM.from_pretrained(checkpoint, neuronmm={"sampling": sampling}, **shapes)
+        assert harness.same(model, checkpoint)
 
     @pytest.mark.parametrize("changes", [{"on_device_sampling": False}, {"on_device_sampling": True, "max_topk": 128}])
     def test_what_is_sampled_on_the_device_counts(self, tiny, tmp_path, changes):

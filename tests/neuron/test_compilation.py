@@ -30,6 +30,7 @@ from optimum_neuronmm.neuron.compilation import (
     decide_forms,
     graph_rows,
     is_compressed,
+    with_sampling,
 )
 from optimum_neuronmm.neuron.form import REPLICATED, SHARDED, Form
 from optimum_neuronmm.neuron.loading import compressible_class
@@ -241,6 +242,18 @@ def test_rows_of_the_graphs_that_upstream_builds(checkpoint, config, changes):
 @pytest.mark.parametrize(("speculation_length", "rows"), [(0, [64, 1]), (3, [64, 1, 3]), (64, [64, 1])])
 def test_rows_are_listed_once(checkpoint, speculation_length, rows):
     assert graph_rows(harness.neuron_config(checkpoint, speculation_length=speculation_length)) == rows
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("output_logits", [True, False])
+def test_sampling(checkpoint, on_device, output_logits):
+    given = harness.neuron_config(checkpoint, on_device_sampling=on_device, output_logits=output_logits)
+    before = vars(copy.deepcopy(given))
+    host = with_sampling(given, NeuronMMConfig(sampling="host"))
+    assert vars(host) == before | {"on_device_sampling": False, "output_logits": False}
+    device = with_sampling(given, NeuronMMConfig())
+    assert vars(device) == before, "what optimum-neuron decided was changed"
+    assert vars(given) == before and device is not given, "the caller's config is the caller's"
 
 
 def test_digests_of_the_compilation_cache_are_distinct(checkpoint, tiny):

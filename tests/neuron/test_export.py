@@ -131,14 +131,20 @@ def test_from_a_compressed_checkpoint_with_everything_that_can_be_chosen(cli, co
         2,
         "--neuronmm_layout",
         "sharded",
+        "--neuronmm_sampling",
+        "host",
     )
     result = cli(odd.name, output.name, *flags)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "of the options, kernel, layout and dtype count" in result.stderr and "ratio removed" not in result.stdout
+    assert (
+        "of the options, kernel, layout, sampling and dtype count" in result.stderr
+        and "ratio removed" not in result.stdout
+    )
     assert {path.name for path in (tmp_path / "work").iterdir()} == {odd.name, output.name}
     assert not (tmp_path / "home/neuronmm").exists()
     written = config_of(output)
     assert [written[key] for key in ("tp_degree", "torch_dtype", "batch_size")] == [4, "bfloat16", 2]
+    assert written["on_device_sampling"] is False and "on the host: the model returns logits" in result.stdout
     shard = load_file(output / "checkpoint/weights/tp3_sharded_checkpoint.safetensors")
     assert {tensor.dtype for tensor in shard.values() if tensor.is_floating_point()} == {torch.bfloat16}
     compilation = json.loads((output / "config.json").read_text())["quantization_config"]["compilation"]

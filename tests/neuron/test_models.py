@@ -109,6 +109,25 @@ class TestFromACompressedCheckpoint:
             model = NeuronModelForCausalLM.from_pretrained(compressed, neuronmm={"layout": layout}, **SHAPES)
             assert model.config.quantization_config["compilation"]["layouts"] == [layout] * 2
 
+    def test_sampling_is_as_optimum_neuron_has_it_or_on_the_host(self, compressed):
+        for options, on_device in ((True, True), ({"sampling": "host"}, False)):
+            model = NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=options, **SHAPES)
+            assert model.neuron_config.on_device_sampling is on_device and same(model, compressed)
+            neuron_config = harness.neuron_config(compressed, tp=2, on_device_sampling=True, output_logits=False)
+            model = NeuronModelForCausalLM.export(str(compressed), neuron_config, neuronmm=options, load_weights=True)
+            assert model.neuron_config.on_device_sampling is on_device and same(model, compressed)
+            assert neuron_config.on_device_sampling is True, "the caller's config is the caller's"
+
+    def test_sampling_that_the_checkpoint_was_made_with(self, compressed):
+        config = json.loads((compressed / "config.json").read_text())
+        config["quantization_config"]["sampling"] = "host"
+        (compressed / "config.json").write_text(json.dumps(config))
+        neuron_config = harness.neuron_config(compressed, tp=2, on_device_sampling=True, output_logits=False)
+        model = NeuronModelForCausalLM.export(str(compressed), neuron_config, load_weights=True)
+        assert model.neuron_config.on_device_sampling is False and same(model, compressed)
+        model = NeuronModelForCausalLM.export(str(compressed), neuron_config, neuronmm=True, load_weights=True)
+        assert model.neuron_config.on_device_sampling is True and same(model, compressed)
+
     def test_export_without_neuronmm(self, compressed):
         model = NeuronModelForCausalLM.export(
             str(compressed), harness.neuron_config(compressed, tp=2), load_weights=True

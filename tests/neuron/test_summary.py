@@ -30,9 +30,11 @@ def form(tp=2, layout=REPLICATED, ranks=(R, R, R)):
     return Form(H, I, *ranks, tp=tp, layout=layout)
 
 
-def lines(forms, kernels=None, dtype=torch.bfloat16, target="trn1", cores=1) -> list[str]:
+def lines(forms, kernels=None, dtype=torch.bfloat16, target="trn1", cores=1, on_device=True) -> list[str]:
     compilation = Compilation(tuple(forms), kernels or {"1": [None] * len(forms)})
-    neuron_config = SimpleNamespace(torch_dtype=dtype, target=target, logical_nc_config=cores)
+    neuron_config = SimpleNamespace(
+        torch_dtype=dtype, target=target, logical_nc_config=cores, on_device_sampling=on_device
+    )
     return summarize(compilation, neuron_config).splitlines()
 
 
@@ -122,3 +124,10 @@ def test_dense_layers_are_no_plain_products():
     assert found[0].startswith("1 of 3 layers")
     ours, dense = form().parameters, form().dense_parameters
     assert f"({ours / dense:.2f})" in found[1]
+
+
+def test_sampling_on_the_host():
+    found, device = lines([form()], on_device=False), lines([form()])
+    assert [line for line in found if line not in device] == [
+        "sampling                on the host: the model returns logits"
+    ]
