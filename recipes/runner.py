@@ -1,0 +1,181 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Runs a recipe: makes its models, evaluates them on its tasks, and writes the report."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter
+
+from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.workspace import lock_directory
+
+from .comparison import compare
+from .data.sources import Data, load_data
+from .data.tasks import MULTIPLE_CHOICE, TASKS
+from .description.recipe import Recipe
+from .preparation import make, plan
+from .provenance import machine, versions
+from .report.report import FORMAT_VERSION, write_report
+from .scoring.evaluation import evaluate
+from .scoring.examples import Scores
+from .scoring.identity import Identity
+from .speed import measure_speed
+from .subjects import Loading, Subject, given_models, variants_of
+
+
+def run(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    models: Sequence[str | Path] = (),
+    baseline: str | Path | None = None,
+    data: str | Path | dict[str, str | Path] | None = None,
+    device: str | None = None,
+    batch_tokens: int | None = None,
+    cache_dir: str | None = None,
+    trust_remote_code: bool = False,
+) -> dict:
+    """Evaluates models on the tasks of a recipe and writes report.json, report.md and pictures.
+
+    What was measured is kept in `output`, example by example, so that an interrupted run goes on where it was, and one
+    with more examples or models measures only what is new.
+
+    Args:
+        output: directory of the report; made where it is not there.
+        models: directories or Hub ids of models to evaluate: dense, compressed or compiled. Without any, the recipe's
+            variants are made and evaluated.
+        baseline: the dense model to compare with; for the recipe's variants it takes the place of the recipe's model.
+        data: a directory of local data, or {task: file}; see `load_data`.
+        device: "cpu" or "cuda"; CUDA where there is one. Compiled models run where they are compiled for.
+        batch_tokens: tokens in one forward pass; None for what suits the device.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        NeuronMMError: for every input that can be put right.
+    """
+    started, output = perf_counter(), Path(output)
+    with closing(_locked(output / "scores")):
+        found = {
+            name: load_data(TASKS[name], data=data, layout=getattr(options, "layout", None))
+            for name, options in recipe.tasks.items()
+        }
+        load = Loading(recipe.dtype, device, recipe.revision, cache_dir, trust_remote_code)
+        if models:
+            subjects = given_models(models, baseline, load)
+        else:
+            dense = load(baseline or recipe.model, with_revision=baseline is None)
+            subjects = variants_of(recipe, dense)
+            folder = None if data is None or isinstance(data, dict) else Path(data)
+            _make(subjects, dense.identity, output / "models", load, folder)
+        entries = _evaluated(subjects, recipe, found, Scores(output / "scores", batch_tokens))
+        report = {
+            "format_version": FORMAT_VERSION,
+            "recipe": {"name": recipe.name, "content": recipe.to_dict()},
+            "models": entries,
+            "data": {name: _about(of_task) for name, of_task in found.items()},
+            "published_source": recipe.published.source if recipe.published else None,
+            "seed": recipe.seed,
+            "versions": versions(),
+            "machine": machine(),
+            "seconds": perf_counter() - started,
+        }
+        write_report(report, output)
+    return report
+
+
+def _make(subjects: list[Subject], dense: Identity, directory: Path, load: Loading, data: Path | None) -> None:
+    """Compresses the variants that are not there yet."""
+    plans = [None if s.loaded else plan(s.variant, dense, directory, data) for s in subjects]
+    for subject, planned in zip(subjects, plans, strict=True):
+        if planned is not None:
+            if not planned.is_made:
+                _say(f"Making {subject.name}")
+                make(planned, dense, device=load.device, trust_remote_code=load.trust_remote_code)
+            subject.loaded = load(planned.directory)
+
+
+def _evaluated(subjects: list[Subject], recipe: Recipe, data: dict[str, Data], scores: Scores) -> list[dict]:
+    """The entries of the models in the report."""
+    base = next((subject for subject in subjects if subject.is_baseline), None)
+    entries, results = [], []
+    for number, subject in enumerate(subjects, 1):
+        _say(f"[{number}/{len(subjects)}] {subject.name}")
+        started, loaded = perf_counter(), subject.loaded
+        reference = base.loaded if recipe.divergence and base not in (None, subject) else None
+        of_tasks = {
+            name: evaluate(loaded, TASKS[name], options, data[name], scores, reference)
+            for name, options in recipe.tasks.items()
+        }
+        speed = measure_speed(loaded.model, recipe.speed, seed=recipe.seed) if recipe.speed else None
+        if subject is not base:
+            loaded.release()
+        entry = _entry(subject, recipe, {name: result.entry for name, result in of_tasks.items()})
+        entries.append({**entry, "speed": speed, "seconds": perf_counter() - started})
+        results.append(of_tasks)
+    if base is not None:
+        compare(entries, results, subjects.index(base))
+    return entries
+
+
+def _entry(subject: Subject, recipe: Recipe, tasks: dict[str, dict]) -> dict:
+    identity = subject.loaded.identity
+    requested = subject.variant.ratio if subject.variant else identity.requested_ratio
+    accuracies = [entry["acc"] for entry in tasks.values() if entry["kind"] == MULTIPLE_CHOICE]
+    published = recipe.published_row(requested)
+    return {
+        "name": subject.name,
+        "model": identity.name,
+        "revision": identity.revision,
+        "sha256": identity.sha256,
+        "kind": identity.kind,
+        "baseline": subject.is_baseline,
+        "requested_ratio": requested,
+        "achieved_ratio": identity.achieved_ratio,
+        "parameters": identity.parameters,
+        "dtype": subject.loaded.dtype,
+        "device": subject.loaded.device,
+        "tasks": tasks,
+        "mean_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+        "gamma": None,
+        "published": published.to_dict() if published else None,
+    }
+
+
+def _about(data: Data) -> dict:
+    return {
+        "source": data.source,
+        "sha256": data.sha256,
+        "examples": 1 if isinstance(data.rows, str) else len(data.rows),
+        "notes": list(data.notes),
+    }
+
+
+def _locked(output: Path):
+    if output.exists() and not output.is_dir():
+        raise NeuronMMError(f"{output} is a file: expected a directory for the report, or a name that is free.")
+    try:
+        lock = lock_directory(output)
+    except OSError as error:
+        raise NeuronMMError(f"{output} cannot be written ({error.strerror}). Choose another directory.") from error
+    if lock is None:
+        raise NeuronMMError(f"Another process is writing {output}. Wait for it, or choose another directory.")
+    return lock
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
