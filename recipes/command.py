@@ -45,7 +45,6 @@ def evaluate_models(args: Namespace) -> None:
         "dtype": args.dtype,
         "divergence": False if args.no_divergence else None,
         "speed": None if args.speed is None else _speed(args.speed),
-        "revision": args.revision,
     }
     recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     results = run(
@@ -56,6 +55,7 @@ def evaluate_models(args: Namespace) -> None:
         data=_data(args.data),
         device=args.device,
         batch_tokens=args.batch_tokens,
+        revision=args.revision,
         cache_dir=args.cache_dir,
         trust_remote_code=args.trust_remote_code,
     )

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimum_neuronmm import NeuronMMConfig, calibration, compress
+from optimum_neuronmm import NeuronMMConfig, __version__, calibration, compress
 from optimum_neuronmm.errors import NeuronMMError
 
 from .data.local_files import ENVIRONMENT_VARIABLE, FOLDERS
@@ -79,9 +79,14 @@ def plan(variant: Variant, dense: Identity, directory: Path, data: Path | None =
 
         check_sources(recovery.data)
         files += recovery.data
-    stats = [(Path(file).name, os.path.getsize(file)) for file in files if os.path.isfile(file)]
-    training = None if recovery is None else recovery.to_dict()
-    content = json.dumps([dense.sha256, compression.deciding_options(), training, stats], sort_keys=True)
+    digests = {file: _digest(Path(file)) for file in files if os.path.isfile(file)}
+    deciding = {
+        "version": __version__,
+        "model": dense.sha256,
+        "compression": compression.deciding_options(),
+        "recovery": None if recovery is None else recovery.to_dict(),
+    }
+    content = json.dumps(_with_digests(deciding, digests), sort_keys=True)
     name = f"{variant.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     return Plan(directory / name, compression, recovery)
 
@@ -98,6 +103,19 @@ def make(plan: Plan, dense: Identity, *, device: str | None = None, trust_remote
     from optimum_neuronmm.recovery import recover  # loads peft, which takes seconds
 
     recover(compressed, plan.directory, plan.recovery, teacher=dense.directory, **options)
+
+
+def _with_digests(content, digests: dict[str, str]):
+    """What the text is decides, not where it lies."""
+    if isinstance(content, dict):
+        return {key: _with_digests(value, digests) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_digests(value, digests) for value in content]
+    return digests.get(content, content) if isinstance(content, str) else content
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _local(source: str, data: Path | None) -> str:

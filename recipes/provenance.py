@@ -42,3 +42,14 @@ def machine() -> dict:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def without_directories(content):
+    """The same JSON content, with only the name of each file or directory of this machine that it mentions."""
+    if isinstance(content, dict):
+        return {key: without_directories(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_directories(value) for value in content]
+    if isinstance(content, str) and (os.path.isabs(content) or os.path.exists(content)):
+        return os.path.basename(os.path.abspath(content))
+    return content

@@ -27,7 +27,7 @@ from .data.sources import Data, load_data
 from .data.tasks import MULTIPLE_CHOICE, TASKS
 from .description.recipe import Recipe
 from .preparation import make, plan
-from .provenance import machine, versions
+from .provenance import machine, versions, without_directories
 from .report.report import FORMAT_VERSION, write_report
 from .scoring.evaluation import evaluate
 from .scoring.examples import Scores
@@ -45,6 +45,7 @@ def run(
     data: str | Path | dict[str, str | Path] | None = None,
     device: str | None = None,
     batch_tokens: int | None = None,
+    revision: str | None = None,
     cache_dir: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict:
@@ -61,6 +62,7 @@ def run(
         data: a directory of local data, or {task: file}; see `load_data`.
         device: "cpu" or "cuda"; CUDA where there is one. Compiled models run where they are compiled for.
         batch_tokens: tokens in one forward pass; None for what suits the device.
+        revision: of the baseline on the Hub, or else of the models; the recipe pins that of its own model.
 
     Returns:
         What report.json holds.
@@ -69,23 +71,26 @@ def run(
         NeuronMMError: for every input that can be put right.
     """
     started, output = perf_counter(), Path(output)
-    with closing(_locked(output / "scores")):
+    with closing(_locked(output)):
         found = {
             name: load_data(TASKS[name], data=data, layout=getattr(options, "layout", None))
             for name, options in recipe.tasks.items()
         }
-        load = Loading(recipe.dtype, device, recipe.revision, cache_dir, trust_remote_code)
+        revisions = {recipe.model: recipe.revision}
+        if revision is not None:
+            revisions |= {str(model): revision for model in ([baseline] if baseline else models or [recipe.model])}
+        load = Loading(recipe.dtype, device, revisions, cache_dir, trust_remote_code)
         if models:
             subjects = given_models(models, baseline, load)
         else:
-            dense = load(baseline or recipe.model, with_revision=baseline is None)
+            dense = load(baseline or recipe.model)
             subjects = variants_of(recipe, dense)
             folder = None if data is None or isinstance(data, dict) else Path(data)
             _make(subjects, dense.identity, output / "models", load, folder)
         entries = _evaluated(subjects, recipe, found, Scores(output / "scores", batch_tokens))
         report = {
             "format_version": FORMAT_VERSION,
-            "recipe": {"name": recipe.name, "content": recipe.to_dict()},
+            "recipe": {"name": recipe.name, "content": without_directories(recipe.to_dict())},
             "models": entries,
             "data": {name: _about(of_task) for name, of_task in found.items()},
             "published_source": recipe.published.source if recipe.published else None,
@@ -169,7 +174,7 @@ def _locked(output: Path):
     if output.exists() and not output.is_dir():
         raise NeuronMMError(f"{output} is a file: expected a directory for the report, or a name that is free.")
     try:
-        lock = lock_directory(output)
+        lock = lock_directory(output / "scores")
     except OSError as error:
         raise NeuronMMError(f"{output} cannot be written ({error.strerror}). Choose another directory.") from error
     if lock is None:

@@ -14,7 +14,8 @@
 """What a run compares: the variants of a recipe, or models that exist already."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from .description.recipe import Recipe
@@ -42,16 +43,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are found and loaded."""
+    """How models are found and loaded.
+
+    Attributes:
+        revisions: of models on the Hub that are not taken from their main branch.
+    """
 
     dtype: str
     device: str | None = None
-    revision: str | None = None
+    revisions: dict[str, str | None] = field(default_factory=dict)
     cache_dir: str | None = None
     trust_remote_code: bool = False
 
-    def __call__(self, model: str | Path, with_revision: bool = False) -> LoadedModel:
-        identity = identify(model, self.revision if with_revision else None, self.cache_dir)
+    def __call__(self, model: str | Path) -> LoadedModel:
+        identity = identify(model, self.revisions.get(str(model)), self.cache_dir)
         return LoadedModel(identity, self.dtype, self.device, self.trust_remote_code)
 
 
@@ -59,12 +64,16 @@ def given_models(models: Sequence[str | Path], baseline: str | Path | None, load
     """Subjects for models that exist: the baseline first, each with the name of its directory or repository."""
     subjects: list[Subject] = []
     for number, model in enumerate([*([] if baseline is None else [baseline]), *models]):
-        is_baseline = baseline is not None and number == 0
-        loaded = load(model, with_revision=is_baseline or baseline is None)
-        name = loaded.identity.name.rpartition("/")[2]
-        taken = sum(subject.name == name or subject.name.startswith(f"{name} (") for subject in subjects)
-        subjects.append(Subject(f"{name} ({taken + 1})" if taken else name, loaded, is_baseline))
+        loaded = load(model)
+        name = _free(loaded.identity.name.rpartition("/")[2], [subject.name for subject in subjects])
+        subjects.append(Subject(name, loaded, is_baseline=baseline is not None and number == 0))
     return subjects
+
+
+def _free(name: str, taken: list[str]) -> str:
+    """The name, with a number where there is one such already."""
+    numbered = (f"{name} ({number})" for number in count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def variants_of(recipe: Recipe, dense: LoadedModel) -> list[Subject]:

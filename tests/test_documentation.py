@@ -22,6 +22,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ import yaml
 
 import optimum_neuronmm
 from optimum_neuronmm import LowRankLinear, NeuronMMConfig, NeuronModelForCausalLM, kernels
+from optimum_neuronmm.commands.evaluation_flags import add_evaluation_arguments
 from optimum_neuronmm.commands.flags import PREFIX
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.ranks import Shape, removed_fraction, uniform_rank
@@ -197,8 +199,6 @@ def test_flags_of_optimum_neuron_in_the_reference_exist(parsed):
 
 
 def test_commands_about_compressed_models_are_understood():
-    from argparse import ArgumentParser
-
     from optimum_neuronmm.commands.neuronmm import NeuronMMCommand
 
     commands = {command.name: command.subcommand_class for command in NeuronMMCommand.SUBCOMMANDS}
@@ -207,7 +207,8 @@ def test_commands_about_compressed_models_are_understood():
     for name, *rest in lines:
         parser = ArgumentParser()
         commands[name].parse_args(parser)
-        assert parser.parse_args(rest).directory
+        args = parser.parse_args(rest)
+        assert args.output if name == "evaluate" else args.directory
 
 
 @pytest.mark.parametrize(
@@ -223,6 +224,10 @@ def test_commands_name_what_exists(path, words):
     elif words[:2] == ["pip", "install"]:
         extras = [extra for word in words for extra in re.findall(r"\w+", "".join(re.findall(r"^\.\[(.+)\]", word)))]
         assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras)
+    elif words[:3] == ["python", "-m", "optimum_neuronmm.recipes"]:
+        parser = ArgumentParser()
+        add_evaluation_arguments(parser)
+        parser.parse_args(words[3:])
     elif words[0] == "python":
         if (ROOT / words[1]).is_dir():
             assert (ROOT / words[1] / "__main__.py").is_file()
@@ -403,7 +408,7 @@ def test_ranks_in_the_table_of_the_method():
 def source_messages() -> list[str]:
     """Every string of the package, with … for what varies."""
     messages = []
-    for path in (ROOT / "optimum_neuronmm").rglob("*.py"):
+    for path in [path for folder in ("optimum_neuronmm", "recipes") for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(read(path))):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]

@@ -26,7 +26,10 @@ from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.source import download
 
 
-_DECIDING = ("*.safetensors", "*.bin", "model.pt", "config.json", "neuron_config.json", "token*", "*.model", "*.py")
+_DECIDING = (
+    *("*.safetensors", "*.bin", "model.pt", "config.json", "neuron_config.json", "*.py"),
+    *("token*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+)
 _PIECE = 1 << 22  # bytes
 
 

@@ -13,6 +13,7 @@
 # limitations under the License.
 """From logits to log-likelihoods."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,7 +48,9 @@ class ScoringModel(Protocol):
 
 
 def log_likelihood(logits: torch.Tensor, row: Row) -> float:
-    """Sum of the log-probabilities of the scored tokens, in nats. Not finite where the logits are not.
+    """Sum of the log-probabilities of the scored tokens, in nats. NaN where a logit is NaN or inf: it has overflowed.
+
+    -inf says that a scored token has a logit of -inf, which makes it one that cannot be.
 
     Args:
         logits: (scored, vocabulary), any floating dtype; reduced in float32, added up in float64.
@@ -56,7 +59,9 @@ def log_likelihood(logits: torch.Tensor, row: Row) -> float:
     targets = torch.tensor(row.targets, device=logits.device)
     for part, tokens in zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True):
         part = part.float()
-        picked = part.gather(1, tokens[:, None])[:, 0] - part.logsumexp(1)
+        normalizer = part.logsumexp(1)
+        normalizer = normalizer.masked_fill(normalizer == math.inf, math.nan)
+        picked = part.gather(1, tokens[:, None])[:, 0] - normalizer
         total += picked.double().sum().item()
     return total
 

@@ -16,6 +16,7 @@
 from functools import cached_property
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from optimum_neuronmm.compiled import find_compiled
@@ -63,7 +64,14 @@ class LoadedModel:
         """Most tokens that the model takes as input."""
         if self.is_compiled:
             return self.scoring.max_length
-        config = AutoConfig.from_pretrained(self.identity.directory, trust_remote_code=self._trust)
+        try:
+            config = AutoConfig.from_pretrained(
+                self.identity.directory, trust_remote_code=self._trust
+            ).get_text_config()
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise NeuronMMError(
+                f"{self.identity.name} has no configuration that can be read ({type(error).__name__}: {error})."
+            ) from error
         for name in ("max_position_embeddings", "n_positions", "n_ctx"):
             if isinstance(getattr(config, name, None), int):
                 return getattr(config, name)
@@ -78,15 +86,24 @@ class LoadedModel:
 
             return NeuronModelForCausalLM.from_pretrained(self.identity.directory)
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.identity.directory, dtype=getattr(torch, self.dtype), trust_remote_code=self._trust
+            model, found = AutoModelForCausalLM.from_pretrained(
+                self.identity.directory,
+                dtype=getattr(torch, self.dtype),
+                trust_remote_code=self._trust,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             if isinstance(error, NeuronMMError):
                 raise
             raise NeuronMMError(
                 f"{self.identity.name} could not be loaded ({type(error).__name__}: {error})."
             ) from error
+        if found["missing_keys"]:  # transformers has made them up
+            missing = sorted(found["missing_keys"])
+            raise NeuronMMError(
+                f"{self.identity.name} lacks {len(missing)} weights that the model has, such as {missing[0]}. Fetch or write it "
+                "again."
+            )
         return model.to(self.device)
 
     @cached_property

@@ -16,6 +16,7 @@
 import math
 
 from optimum_neuronmm.calibration import adds_bos
+from optimum_neuronmm.errors import NeuronMMError
 
 from ..data.sources import Data
 from ..data.tasks import Task
@@ -33,16 +34,19 @@ def evaluate_questions(
     """Evaluates a model on the first questions of a task.
 
     Raises:
-        NeuronMMError: a choice is longer than the model takes.
+        NeuronMMError: a choice is longer than the model takes, or none of a question has a token.
         NotFiniteError: a question's log-likelihoods are not finite.
     """
     questions = data.rows[: options.examples]
     encoded = encode_questions(questions, loaded.tokenizer, loaded.max_length)
     examples = [
-        Example(question.id, rows.group, question.place)
-        for question, rows in zip(questions, encoded, strict=True)
-        if rows.group
+        Example(question.id, rows.group, question.place) for question, rows in zip(questions, encoded, strict=True)
     ]
+    for example in examples:
+        if not example.rows:
+            raise NeuronMMError(
+                f"{example.place}: no choice has a token, so none can be chosen. Take the example out."
+            )
 
     def score(batch: list[Example]) -> dict[str, dict]:
         found = {}
@@ -57,7 +61,7 @@ def evaluate_questions(
     deciding = {"data": data.sha256, "max_length": loaded.max_length}
     known = scores.of(loaded, task, deciding, examples, score)
     likelihoods = [
-        _of_all_choices(rows, known[question.id]["log_likelihoods"] if rows.group else [])
+        _of_all_choices(rows, known[question.id]["log_likelihoods"])
         for question, rows in zip(questions, encoded, strict=True)
     ]
     lengths = {"lengths": [list(question.lengths) for question in questions]} if "acc_norm" in task.metrics else {}

@@ -71,7 +71,9 @@ def evaluate_text(
             found[example.id] = {"loss": loss, "tokens": row.scored}
             if reference is not None:
                 _check_same_vocabulary(own, reference)
-                found[example.id]["divergence"] = divergence(reference, own)
+                found[example.id]["divergence"] = apart = divergence(reference, own)
+                if not math.isfinite(apart):  # the model's own logits are numbers
+                    raise not_finite(baseline, example, [apart])
         return found
 
     settings = {"window": options.window, "layout": options.layout, "bos": options.bos}
