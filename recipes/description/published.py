@@ -13,6 +13,7 @@
 # limitations under the License.
 """Figures that others have published for a model, for the report to print beside those that were measured."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +21,8 @@ from ..data.tasks import MULTIPLE_CHOICE, PERPLEXITY, TASKS
 from .schema import Place, mapping, number, text
 
 
-_ROW = ("ratio", "perplexity", "accuracy", "mean_accuracy", "speedup", "gamma")
+_ROW = ("ratio", "perplexity", "accuracy", "mean_accuracy", "speedup", "gamma", "speed")
+_SPEED = ("latency_s", "throughput_tokens_per_s", "ttft_s", "tpot_s")
 _ROUNDING = 1e-9  # 0.1 - 0.08 is a little more than 0.02
 
 
@@ -35,6 +37,7 @@ class PublishedRow:
         mean_accuracy: over the multiple-choice tasks, as published: a mean of figures before they were rounded.
         speedup: over the dense model.
         gamma: accuracy lost for the speed-up gained: drop of the mean accuracy / (speed-up - 1).
+        speed: figures of generation, under the names that `measure_speed` gives them, in seconds and tokens a second.
     """
 
     ratio: float
@@ -43,6 +46,7 @@ class PublishedRow:
     mean_accuracy: float | None = None
     speedup: float | None = None
     gamma: float | None = None
+    speed: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,12 +111,16 @@ def _row(content: Any, place: Place) -> PublishedRow:
         ratio=number(content["ratio"], place / "ratio", "a number in [0, 1)", 0, 1, (1,)),
         perplexity=_figures(content.get("perplexity"), place / "perplexity", PERPLEXITY, (*positive, (0,))),
         accuracy=_figures(content.get("accuracy"), place / "accuracy", MULTIPLE_CHOICE, (*share, ())),
+        speed=_numbers(content.get("speed"), place / "speed", _SPEED, (*positive, (0,))),
         **values,
     )
 
 
 def _figures(content: Any, place: Place, kind: str, check: tuple) -> dict[str, float]:
     """Figures of the tasks of a kind, in the order of the tasks."""
-    names = [task.name for task in TASKS.values() if task.kind == kind]
+    return _numbers(content, place, [task.name for task in TASKS.values() if task.kind == kind], check)
+
+
+def _numbers(content: Any, place: Place, names: Sequence[str], check: tuple) -> dict[str, float]:
     given = {} if content is None else mapping(content, place, names)
     return {name: number(given[name], place / name, *check) for name in names if name in given}

@@ -30,7 +30,7 @@ from .variants import Variant, read_variants
 if TYPE_CHECKING:
     from ..speed import SpeedSettings
 
-_REQUIRED = ("name", "model", "variants", "tasks")
+_REQUIRED = ("name", "model", "variants")
 _KEYS = (
     *("name", "model", "revision", "dtype", "seed", "compression", "recovery"),
     *("variants", "tasks", "divergence", "speed", "published"),
@@ -45,7 +45,7 @@ class Recipe:
         name: of the recipe, fit for a file's name.
         model: the dense model, a Hub id or a directory.
         variants: the models to compare, in this order; at most one is the dense one.
-        tasks: task -> its options, in the order of `TASKS`.
+        tasks: task -> its options, in the order of `TASKS`. None where only speed is measured.
         revision: branch or commit of the model on the Hub; None is its main branch.
         dtype: "float32", "bfloat16" or "float16": of the evaluation, for every variant.
         seed: of whatever is drawn; compression and recovery use it where they set none.
@@ -94,7 +94,7 @@ class Recipe:
             name=file_name(content["name"], place / "name"),
             model=text(content["model"], place / "model", "a Hub id or a directory"),
             variants=variants,
-            tasks=read_tasks(content["tasks"], place / "tasks"),
+            tasks=_tasks(content, place),
             revision=None if revision is None else text(revision, place / "revision", "a branch, a commit or null"),
             dtype=choice(content.get("dtype", "float32"), place / "dtype", DTYPES),
             seed=seed,
@@ -182,6 +182,15 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
     return Recipe.from_dict(read_recipe(path), path.name)
 
 
+def _tasks(content: dict[str, Any], place: Place) -> dict[str, TaskOptions]:
+    """The tasks, which a recipe that times its models need not have."""
+    if not content.get("tasks") and content.get("speed") is not None:
+        return {}
+    if "tasks" not in content:
+        raise (place / "tasks").error("missing. A recipe has tasks, or speed, or both.")
+    return read_tasks(content["tasks"], place / "tasks")
+
+
 def _speed(content: Any, place: Place) -> "SpeedSettings | None":
     if content is None:
         return None
@@ -196,7 +205,8 @@ def _speed(content: Any, place: Place) -> "SpeedSettings | None":
 
 def _kept(what: str, wanted: list[str] | None, known: list[str], recipe: str) -> list[str]:
     """The names that are wanted, in the recipe's order."""
-    wanted = known if wanted is None else wanted
+    if wanted is None:
+        return known
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         got = f"no {what} {', '.join(map(str, unknown))}" if unknown else f"no {what} was chosen"

@@ -40,7 +40,7 @@ def markdown(results: dict, pictures: Sequence[str] = ()) -> str:
         pictures: names of the files of `PICTURES` that lie beside it.
     """
     sections = [
-        f"# Accuracy of {escaped(results['recipe']['name'])}",
+        f"# {'Accuracy' if _has_tasks(results) else 'Speed'} of {escaped(results['recipe']['name'])}",
         _opening(results),
         "## Results",
         _how_to_read(results),
@@ -123,10 +123,11 @@ def _published_notes(results: dict) -> list[str]:
     source = results["published_source"]
     told = f"from {escaped(source)}" if source else "from a source that the recipe does not name"
     notes = [
-        f"*Rows in italics are published figures* {told}. They were not measured here, and their windows, layout, BOS token "
-        "or number of examples may be others: compare how much they change from ratio to ratio, rather than the figures. The picture of perplexity has them at "
-        "their own ratio."
+        f"*Rows in italics are published figures* {told}. They were not measured here, and their device, windows, layout, BOS token "
+        "or number of examples may be others: compare how much they change from ratio to ratio, rather than the figures."
     ]
+    if any(row.get("perplexity") for row in rows):
+        notes.append("The picture of perplexity has them at their own ratio.")
     ours = len(measured_tasks(results, MULTIPLE_CHOICE))
     theirs = {len(row.get("accuracy") or {}) for row in rows if row.get("mean_accuracy") is not None}
     if ours and theirs - {0, ours}:

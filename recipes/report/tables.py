@@ -30,6 +30,7 @@ from .figures import (
 
 EMPTY = "–"
 _SHA256_SHOWN = 12
+_PUBLISHED = ("perplexity", "accuracy", "mean_accuracy", "speedup", "gamma")  # of which the first table has columns
 _LARGEST_EXPONENT = 700  # of a number that a float can hold
 
 
@@ -68,7 +69,7 @@ def results_table(results: dict) -> str:
                 _percent(model["gamma"]),
             ]
         )
-        if index in published:
+        if any(published.get(index, {}).get(name) for name in _PUBLISHED):
             rows.append(_published_cells(published[index], texts, questions))
     return table(header, rows)
 
@@ -113,28 +114,47 @@ def growth_table(results: dict) -> str | None:
 
 
 def speed_table(results: dict) -> str | None:
-    """Medians and 90th percentiles, or None where nothing was timed."""
-    baseline = baseline_of(results)
-    rows = []
-    for model in results["models"]:
-        speed = model["speed"]
-        if speed is None:
-            continue
-        factor = speedup(model, baseline)
-        rows.append(
-            [
-                escaped(model["name"]),
-                escaped(speed["device"]),
-                escaped(speed["dtype"]),
-                _spread(speed["latency_s"]),
-                _spread(speed["throughput_tokens_per_s"]),
-                _spread(speed["ttft_s"], 1e3),
-                _spread(speed["tpot_s"], 1e3),
-                EMPTY if factor is None else f"{factor:.2f} x",
-            ]
-        )
+    """Medians and 90th percentiles, with published figures beneath, or None where nothing was timed."""
+    baseline, published = baseline_of(results), published_rows(results["models"])
+    rows, timed = [], False
+    for index, model in enumerate(results["models"]):
+        if model["speed"] is not None:
+            timed = True
+            rows.append(_speed_row(model, baseline))
+        if published.get(index, {}).get("speed"):
+            rows.append(_published_speed(published[index]))
     header = ["model", "device", "dtype", "latency, s", "throughput, tokens/s", "TTFT, ms", "TPOT, ms", "speed-up"]
-    return table(header, rows, names=3) if rows else None
+    return table(header, rows, names=3) if timed else None
+
+
+def _speed_row(model: dict, baseline: dict | None) -> list[str]:
+    speed, factor = model["speed"], speedup(model, baseline)
+    return [
+        escaped(model["name"]),
+        escaped(speed["device"]),
+        escaped(speed["dtype"]),
+        _spread(speed["latency_s"]),
+        _spread(speed["throughput_tokens_per_s"]),
+        _spread(speed["ttft_s"], 1e3),
+        _spread(speed["tpot_s"], 1e3),
+        EMPTY if factor is None else f"{factor:.2f} x",
+    ]
+
+
+def _published_speed(row: dict) -> list[str]:
+    """In italics, with the digits that were published and no more."""
+    speed, factor = row["speed"], row.get("speedup")
+    cells = [
+        f"published, ratio {row['ratio']:g}",
+        EMPTY,
+        EMPTY,
+        _digits(speed.get("latency_s")),
+        _digits(speed.get("throughput_tokens_per_s")),
+        _digits(_thousandfold(speed.get("ttft_s"))),
+        _digits(_thousandfold(speed.get("tpot_s"))),
+        EMPTY if factor is None else f"{_digits(factor)} x",
+    ]
+    return [cell if cell == EMPTY else f"*{cell}*" for cell in cells]
 
 
 def models_table(results: dict) -> str:
@@ -198,6 +218,10 @@ def _published_cells(row: dict, texts: list[str], questions: list[str]) -> list[
 
 def _hundredfold(value: float | None) -> float | None:
     return None if value is None else 100 * value
+
+
+def _thousandfold(value: float | None) -> float | None:
+    return None if value is None else 1000 * value
 
 
 def _digits(value: float | None) -> str:

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_neuronmm.recipes import runner
 from optimum_neuronmm.recipes.data.tasks import TASKS
+from optimum_neuronmm.recipes.description.recipe import Recipe
 from optimum_neuronmm.recipes.runner import run
 from optimum_neuronmm.recipes.scoring.loading import LoadedModel
 from optimum_neuronmm.recipes.scoring.score_file import ScoreFile
@@ -306,3 +307,17 @@ class TestDivergence:
         given = {"models": [compressed_llama], "baseline": tiny_llama, "data": nine_tasks, "device": "cpu"}
         entry = run(found, tmp_path, **given)["models"][1]["tasks"]["wikitext2"]
         assert entry["divergence"] is None and "change" in entry
+
+
+def test_times_alone(tiny_llama, tmp_path):
+    """A recipe without tasks times its models and scores nothing."""
+    content = {
+        "name": "s",
+        "model": "m",
+        "variants": [{"ratio": 0}],
+        "speed": {"prompt_length": 8, "new_tokens": 3, "warmup": 0, "repeats": 2},
+    }
+    results = run(Recipe.from_dict(content), tmp_path, models=[tiny_llama], device="cpu")
+    [entry] = results["models"]
+    assert entry["tasks"] == {} and entry["mean_accuracy"] is None and len(entry["speed"]["runs"]) == 2
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# Speed of ")

@@ -114,4 +114,7 @@ class TestRow:
             "mean_accuracy": 0.38,
             "speedup": 1.21,
             "gamma": 0.2527,
+            "speed": {},
         }
+        speed = {"latency_s": 22.14, "ttft_s": 0.0612, "tpot_s": 0.02041}
+        assert load_recipe("llama-3.2-1b-speed").published_row(0.2).speed == speed

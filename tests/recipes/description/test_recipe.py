@@ -187,10 +187,9 @@ class TestRoundTrip:
 
 # path of what is changed, its new value, what the error says: the place first.
 WRONG = {
-    "no name": (["name"], ABSENT, "name: missing. Required keys: name, model, variants, tasks."),
+    "no name": (["name"], ABSENT, "name: missing. Required keys: name, model, variants."),
     "no model": (["model"], ABSENT, "model: missing"),
     "no variants": (["variants"], ABSENT, "variants: missing"),
-    "no tasks": (["tasks"], ABSENT, "tasks: missing"),
     "unknown key": (["varients"], [], "varients: unknown key; did you mean variants? Known keys: name, model"),
     "key far from all": (["zzz"], 1, "zzz: unknown key. Known keys: name"),
     "key that is no text": ([3], 1, "the number 3: unknown key. Known"),
@@ -245,7 +244,6 @@ WRONG = {
     "own recovery key": (["variants", 2, "recovery", "tokns"], 1, "variants[2].recovery.tokns: unknown key; did you mean tokens?"),
     "own recovery value": (["variants", 2, "recovery", "tokens"], "all", "variants[2].recovery: (with what holds for every variant) tokens must be an integer"),
     # tasks
-    "no task": (["tasks"], {}, "tasks: expected a mapping of at least one task to its options, got an empty mapping. Tasks: wikitext2, ptb"),
     "tasks list": (["tasks"], ["ptb"], "tasks: expected a mapping of at least one task to its options, got a list."),
     "unknown task": (["tasks", "arc-easy"], None, "tasks.arc-easy: unknown task; did you mean arc_easy? Tasks: wikitext2, ptb, c4, openbookqa"),
     "task that is no text": (["tasks", None], None, "tasks.null: unknown task. Tasks"),
@@ -270,7 +268,9 @@ WRONG = {
     "no source": (["published", "source"], ABSENT, "published.source: missing"),
     "source number": (["published", "source"], 2510.25977, "published.source: expected the source of the figures as a text"),
     "no rows": (["published", "rows"], [], "published.rows: expected a list with at least one row"),
-    "row key": (["published", "rows", 0, "speed"], 1, "published.rows[0].speed: unknown key; did you mean speedup?"),
+    "row key": (["published", "rows", 0, "speedy"], 1, "published.rows[0].speedy: unknown key; did you mean speed?"),
+    "row speed": (["published", "rows", 0, "speed"], {"ttft_s": 0}, "published.rows[0].speed.ttft_s: expected a number above 0"),
+    "row speed key": (["published", "rows", 0, "speed"], {"ttft": 1}, "published.rows[0].speed.ttft: unknown key; did you mean ttft_s?"),
     "row without ratio": (["published", "rows", 0, "ratio"], ABSENT, "published.rows[0].ratio: missing"),
     "row ratio": (["published", "rows", 0, "ratio"], 1, "published.rows[0].ratio: expected a number in [0, 1)"),
     "ratio twice": (["published", "rows"], [{"ratio": 0}, {"ratio": 0.0}], "published.rows[1].ratio: there is already a row of ratio 0."),
@@ -300,9 +300,23 @@ class TestRefusing:
         ):
             read(content)
 
+    @pytest.mark.parametrize(
+        ("tasks", "message"),
+        [
+            ({}, "tasks: missing. A recipe has tasks, or speed, or both."),
+            ({"tasks": {}}, "tasks: expected a mapping of at least one task to its options, got an empty mapping."),
+            ({"tasks": None}, "tasks: expected a mapping of at least one task to its options, got null."),
+        ],
+    )
+    def test_neither_tasks_nor_speed(self, tasks, message):
+        content = {name: value for name, value in CONTENT.items() if name not in ("tasks", "speed")}
+        with pytest.raises(NeuronMMError, match=re.escape(f"recipe a.yaml: {message}")):
+            read({**content, **tasks})
+        assert read({**content, **tasks, "speed": {}}).narrowed().tasks == {}
+
     def test_nothing(self):
         with pytest.raises(
-            NeuronMMError, match=r"^recipe a\.yaml: empty\. A recipe has at least name, model, variants, tasks"
+            NeuronMMError, match=r"^recipe a\.yaml: empty\. A recipe has at least name, model, variants\."
         ):
             read(None)
 

@@ -22,7 +22,7 @@ from optimum_neuronmm.recipes.description.recipe import load_recipe
 from optimum_neuronmm.recipes.description.recipe_file import FOLDER, find_recipe, read_recipe, shipped_recipes
 
 
-SHIPPED = "llama-3.2-1b, llama-3.2-3b, qwen3-1.7b, qwen3-4b, smollm2-135m-instruct"
+SHIPPED = "llama-3.2-1b, llama-3.2-1b-speed, llama-3.2-3b, qwen3-1.7b, qwen3-4b, smollm2-135m-instruct"
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ class TestFinding:
     def test_every_recipe_says_how_it_is_run(self):
         for name in shipped_recipes():
             text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-            assert f"optimum-cli neuronmm evaluate --recipe {name} --output report/" in text.split("\nname:")[0]
+            assert f"optimum-cli neuronmm evaluate --recipe {name} --output " in text.split("\nname:")[0]
 
 
 class TestReading:

@@ -27,11 +27,12 @@ from optimum_neuronmm.recipes.description.variants import Variant
 from optimum_neuronmm.recipes.speed import SpeedSettings
 
 
+SPEED = "llama-3.2-1b-speed"
 PAPER = ["llama-3.2-1b", "llama-3.2-3b", "qwen3-1.7b", "qwen3-4b"]
 
 
 def test_names():
-    assert shipped_recipes() == [*PAPER, "smollm2-135m-instruct"]
+    assert shipped_recipes() == sorted([*PAPER, SPEED, "smollm2-135m-instruct"])
 
 
 @pytest.mark.parametrize("name", [*PAPER, "smollm2-135m-instruct"])
@@ -97,3 +98,15 @@ def test_the_small_recipe():
     assert all(recipe.tasks[task] == QuestionOptions(100) for task in list(TASKS)[3:])
     assert recipe.speed is None
     assert recipe.published is None
+
+
+def test_the_recipe_of_speed():
+    """The paper's end-to-end table: as many seconds as its tokens take, and faster from ratio to ratio."""
+    recipe = load_recipe(SPEED)
+    assert recipe.tasks == {} and recipe.model == load_recipe("llama-3.2-1b").model
+    assert recipe.speed == SpeedSettings(prompt_length=1024, new_tokens=1024, batch_size=1)
+    rows = [recipe.published_row(variant.ratio, 0).speed for variant in recipe.variants]
+    for row in rows:
+        assert row["latency_s"] == pytest.approx(row["ttft_s"] + 1023 * row["tpot_s"], rel=0.06)
+    for name in ("latency_s", "ttft_s", "tpot_s"):
+        assert [row[name] for row in rows] == sorted((row[name] for row in rows), reverse=True)

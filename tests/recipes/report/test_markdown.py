@@ -442,3 +442,22 @@ def test_a_task_of_another_version_keeps_its_name():
     rows = tables_of(model("a", tasks={"boolq": question_entry(0.5), "arc_easy": question_entry(0.6)}))
     assert list(rows[RESULTS][0])[3:5] == ["ARC-easy ↑", "boolq ↑"]
     assert [(row["task"], row["split"]) for row in rows[DATA]] == [("ARC-easy", "test"), ("boolq", EMPTY)]
+
+
+def test_published_times_stand_beneath_ours():
+    row = {"ratio": 0.1, "speedup": None, "speed": {"latency_s": 30.45, "ttft_s": 0.07141, "tpot_s": 0.02915}}
+    told = results(model("dense", speed=speed_entry(2.0)), model("a", 0.1, speed=speed_entry(1.0), published=row))
+    [_, ours, published] = read_tables(markdown(told))[SPEED]
+    assert ours["model"] == "a" and published["model"] == "*published, ratio 0.1*"
+    figures = [published[name] for name in ("latency, s", "TTFT, ms", "TPOT, ms", "device", "speed-up")]
+    assert figures == ["*30.45*", "*71.41*", "*29.15*", "–", "–"]
+    assert [entry["model"] for entry in read_tables(markdown(told))[RESULTS]] == ["dense (baseline)", "a"], (
+        "there is no published accuracy"
+    )
+    text = markdown(told)
+    assert "Rows in italics are published figures" in text and "picture of perplexity" not in text
+
+
+def test_times_alone():
+    told = results(model("dense", tasks={}, mean_accuracy=None, speed=speed_entry(2.0)))
+    assert markdown(told).startswith("# Speed of ")
