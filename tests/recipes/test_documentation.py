@@ -29,7 +29,9 @@ from optimum_neuronmm.recipes.description.recipe import Recipe, load_recipe
 from optimum_neuronmm.recipes.description.recipe_file import shipped_recipes
 from optimum_neuronmm.recipes.description.task_options import BOS, QuestionOptions, TextOptions
 from optimum_neuronmm.recipes.metrics.by_name import METRICS
+from optimum_neuronmm.recipes.report.markdown import markdown
 from optimum_neuronmm.recipes.report.plots import PICTURES
+from optimum_neuronmm.recipes.report.report import load_report_file
 from optimum_neuronmm.recipes.speed import SpeedSettings
 
 from ..test_documentation import COMMANDS, ROOT, SOURCE, blocks, page, table_rows
@@ -37,6 +39,7 @@ from .report.fabricated import full_results
 
 
 REFERENCE, GUIDE = "reference/recipes", "guides/evaluate"
+REPORTS = ROOT / "docs" / "source" / "reports"
 YAML_BLOCKS = [code for name in (REFERENCE, GUIDE) for code in blocks(SOURCE / f"{name}.mdx", "yaml")]
 
 
@@ -170,3 +173,16 @@ def test_every_module_is_in_the_layout():
 def test_tables_have_as_many_cells_in_each_row(name):
     for table in re.findall(r"(?:^\|.*\n)+", page(name), re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+
+
+@pytest.mark.parametrize("directory", sorted(REPORTS.iterdir()), ids=lambda path: path.name)
+def test_reports_are_what_a_recipe_wrote(directory):
+    """Every figure on the page comes from report.json, and the recipe is one that is shipped."""
+    results = load_report_file(directory)
+    pictures = [name for name in PICTURES if (directory / name).is_file()]
+    page = (directory / "report.mdx").read_text(encoding="utf-8")
+    licence, _, text = page.partition("-->\n\n")
+    assert licence.startswith("<!--Copyright") and text == markdown(results, pictures)
+    recipe = load_recipe(directory.name)
+    assert results["recipe"]["content"]["tasks"] == recipe.to_dict()["tasks"]
+    assert [model["name"] for model in results["models"]] == [variant.name for variant in recipe.variants]
