@@ -80,7 +80,7 @@ class NeuronModelForCausalLM:
         config = as_config(neuronmm)
         hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
         compiled = find_compiled(model_id, **hub) is not None
-        if compiled and not _has_neuron_sdk():
+        if compiled and not has_neuron_sdk():
             raise NeuronMMError(
                 f"{model_id} is a compiled model, which needs the Neuron SDK (torch_neuronx), and that is not installed here. Load "
                 "the checkpoint that it was compiled from."
@@ -103,7 +103,7 @@ class NeuronModelForCausalLM:
 
 def resolve_target(target: str) -> str:
     """ "cpu" or "neuron": for "auto", neuron where the Neuron SDK is installed."""
-    has_sdk = _has_neuron_sdk()
+    has_sdk = has_neuron_sdk()
     if target == "neuron" and not has_sdk:
         raise NeuronMMError(
             "Target neuron needs the Neuron SDK (torch_neuronx), which is not installed here. Use target cpu to write the "
@@ -112,7 +112,7 @@ def resolve_target(target: str) -> str:
     return target if target != "auto" else ("neuron" if has_sdk else "cpu")
 
 
-def _has_neuron_sdk() -> bool:
+def has_neuron_sdk() -> bool:
     """Whether torch_neuronx is installed, and is not the placeholder of that name."""
     try:
         return importlib.metadata.version("torch-neuronx").split(".")[0] not in ("", "0")

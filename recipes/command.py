@@ -28,7 +28,16 @@ from .runner import run
 from .speed import SpeedSettings
 
 
+_DIGITS = 9  # of a number of tokens or runs
+
+
 def evaluate_models(args: Namespace) -> None:
+    """Evaluates what the arguments of the command say, and prints the table of results."""
+    for name, values in {"model": args.model, "baseline": [args.baseline], "output": [args.output]}.items():
+        if "" in values:
+            raise NeuronMMError(
+                f"--{name} is empty: expected the name of {'a directory' if name == 'output' else 'a model'}."
+            )
     recipe = load_recipe(args.recipe) if args.recipe else _everything(args)
     if args.model and args.variants:
         raise NeuronMMError(
@@ -47,12 +56,16 @@ def evaluate_models(args: Namespace) -> None:
         "speed": None if args.speed is None else _speed(args.speed),
     }
     recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    if args.no_speed:
+        recipe = replace(recipe, speed=None)
+    if not recipe.tasks and recipe.speed is None:
+        raise NeuronMMError(f"The recipe {recipe.name} only measures speed: leave --no_speed out.")
     results = run(
         recipe,
         args.output,
         models=args.model,
         baseline=args.baseline,
-        data=_data(args.data),
+        data=_data(args.data, recipe),
         device=args.device,
         batch_tokens=args.batch_tokens,
         revision=args.revision,
@@ -72,13 +85,17 @@ def _everything(args: Namespace) -> Recipe:
     return Recipe.from_dict(content)
 
 
-def _data(given: list[str] | None) -> Path | dict[str, str] | None:
+def _data(given: list[str] | None, recipe: Recipe) -> Path | dict[str, str] | None:
     """A directory alone, or files by task."""
     if given is None:
         return None
     if len(given) == 1 and ("=" not in given[0] or os.path.isdir(given[0])):
         return Path(given[0])
-    return assignments(given, "--data")
+    files = assignments(given, "--data")
+    unused = [name for name in files if name in TASKS and name not in recipe.tasks]
+    if unused:
+        raise NeuronMMError(f"--data names a file for {', '.join(unused)}, which is not evaluated. Leave it out.")
+    return files
 
 
 def _speed(given: list[str]) -> SpeedSettings:
@@ -87,6 +104,6 @@ def _speed(given: list[str]) -> SpeedSettings:
     for name, value in options.items():
         if name not in known:
             raise NeuronMMError(f"--speed knows no {name!r}: expected {', '.join(known)}.")
-        if not value.isdecimal():
+        if not value.isdecimal() or len(value) > _DIGITS:
             raise NeuronMMError(f"--speed {name} must be an integer, got {value!r}.")
     return SpeedSettings(**{name: int(value) for name, value in options.items()})

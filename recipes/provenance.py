@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict:
     """Cores, threads and processor; never a name or an address."""
-    found = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()}
+    found = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "architecture": platform.machine()}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 
+from optimum_neuronmm.auto import has_neuron_sdk
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.workspace import lock_directory
 
@@ -26,6 +27,8 @@ from .comparison import compare
 from .data.sources import Data, load_data
 from .data.tasks import MULTIPLE_CHOICE, TASKS
 from .description.recipe import Recipe
+from .description.task_options import TextOptions
+from .metrics.by_name import metric
 from .preparation import make, plan
 from .provenance import machine, versions, without_directories
 from .report.report import FORMAT_VERSION, write_report
@@ -62,7 +65,7 @@ def run(
         data: a directory of local data, or {task: file}; see `load_data`.
         device: "cpu" or "cuda"; CUDA where there is one. Compiled models run where they are compiled for.
         batch_tokens: tokens in one forward pass; None for what suits the device.
-        revision: of the baseline on the Hub, or else of the models; the recipe pins that of its own model.
+        revision: of the baseline, where that is on the Hub, or else of the models; the recipe pins that of its own model.
 
     Returns:
         What report.json holds.
@@ -78,7 +81,8 @@ def run(
         }
         revisions = {recipe.model: recipe.revision}
         if revision is not None:
-            revisions |= {str(model): revision for model in ([baseline] if baseline else models or [recipe.model])}
+            of_baseline = baseline is not None and not Path(baseline).is_dir()  # a directory has no revision
+            revisions |= {str(model): revision for model in ([baseline] if of_baseline else models or [recipe.model])}
         load = Loading(recipe.dtype, device, revisions, cache_dir, trust_remote_code)
         if models:
             subjects = given_models(models, baseline, load)
@@ -87,6 +91,7 @@ def run(
             subjects = variants_of(recipe, dense)
             folder = None if data is None or isinstance(data, dict) else Path(data)
             _make(subjects, dense.identity, output / "models", load, folder)
+        _check(subjects, recipe)
         entries = _evaluated(subjects, recipe, found, Scores(output / "scores", batch_tokens))
         report = {
             "format_version": FORMAT_VERSION,
@@ -114,6 +119,33 @@ def _make(subjects: list[Subject], dense: Identity, directory: Path, load: Loadi
             subject.loaded = load(planned.directory)
 
 
+def _check(subjects: list[Subject], recipe: Recipe) -> None:
+    """Finds what would stop the last model before hours go into the first."""
+    if recipe.tasks:
+        metric("perplexity")  # of an extra, which may not be installed
+    windows = [options.window for options in recipe.tasks.values() if isinstance(options, TextOptions)]
+    for loaded in (subject.loaded for subject in subjects):
+        if loaded.is_compiled:  # its shapes are known once it is loaded
+            if not has_neuron_sdk():
+                raise NeuronMMError(
+                    f"{loaded.identity.name} is a compiled model, which needs the Neuron SDK (torch_neuronx), and that is not "
+                    "installed here. Evaluate the checkpoint that it was compiled from."
+                )
+            continue
+        if recipe.tasks:
+            _ = loaded.tokenizer
+        if windows and max(windows) > loaded.max_length:
+            raise NeuronMMError(
+                f"{loaded.identity.name} takes {loaded.max_length} tokens, and windows of text have {max(windows)}. Use "
+                f"windows of at most {loaded.max_length}: --window {loaded.max_length}."
+            )
+        if recipe.speed and recipe.speed.length > loaded.max_length:
+            raise NeuronMMError(
+                f"{loaded.identity.name} takes {loaded.max_length} tokens, and timing it needs {recipe.speed.length}: lower "
+                "prompt_length or new_tokens, such as --speed prompt_length=128 new_tokens=32."
+            )
+
+
 def _evaluated(subjects: list[Subject], recipe: Recipe, data: dict[str, Data], scores: Scores) -> list[dict]:
     """The entries of the models in the report."""
     base = next((subject for subject in subjects if subject.is_baseline), None)
@@ -121,7 +153,7 @@ def _evaluated(subjects: list[Subject], recipe: Recipe, data: dict[str, Data], s
     for number, subject in enumerate(subjects, 1):
         _say(f"[{number}/{len(subjects)}] {subject.name}")
         started, loaded = perf_counter(), subject.loaded
-        reference = base.loaded if recipe.divergence and base not in (None, subject) else None
+        reference = base.loaded if recipe.divergence is not False and base not in (None, subject) else None
         of_tasks = {
             name: evaluate(loaded, TASKS[name], options, data[name], scores, reference)
             for name, options in recipe.tasks.items()
@@ -152,6 +184,7 @@ def _entry(subject: Subject, recipe: Recipe, tasks: dict[str, dict]) -> dict:
         "requested_ratio": requested,
         "achieved_ratio": identity.achieved_ratio,
         "parameters": identity.parameters,
+        "made": identity.made,
         "dtype": subject.loaded.dtype,
         "device": subject.loaded.device,
         "tasks": tasks,
@@ -171,9 +204,9 @@ def _about(data: Data) -> dict:
 
 
 def _locked(output: Path):
-    if output.exists() and not output.is_dir():
-        raise NeuronMMError(f"{output} is a file: expected a directory for the report, or a name that is free.")
     try:
+        if output.exists() and not output.is_dir():
+            raise NeuronMMError(f"{output} is a file: expected a directory for the report, or a name that is free.")
         lock = lock_directory(output / "scores")
     except OSError as error:
         raise NeuronMMError(f"{output} cannot be written ({error.strerror}). Choose another directory.") from error

@@ -39,7 +39,7 @@ def low_rank_modules(model):
 def kept(tmp_path, monkeypatch):
     """Where what is compressed is kept."""
     monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
+    monkeypatch.setattr(auto, "has_neuron_sdk", lambda: False)
     return tmp_path / "home" / "neuronmm"
 
 
@@ -198,7 +198,7 @@ class TestRefused:
         assert not kept.exists()
 
     def test_the_target_cpu_runs_where_there_is_the_sdk(self, tiny_llama, monkeypatch, quick_options):
-        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: True)
+        monkeypatch.setattr(auto, "has_neuron_sdk", lambda: True)
         model = NeuronModelForCausalLM.from_pretrained(tiny_llama, neuronmm={**quick_options, "target": "cpu"})
         assert len(low_rank_modules(model)) == FACTORED
 
@@ -242,7 +242,7 @@ class TestCompiling:
 
     @pytest.fixture(autouse=True)
     def loads(self, monkeypatch):
-        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: True)
+        monkeypatch.setattr(auto, "has_neuron_sdk", lambda: True)
         calls = []
 
         def load(*args, **options):
@@ -268,7 +268,7 @@ class TestCompiling:
         assert [args[0] for args, _ in loads] == [directory] * 2
 
     def test_a_compiled_model_without_the_sdk(self, compressed_llama, tmp_path, loads, monkeypatch):
-        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
+        monkeypatch.setattr(auto, "has_neuron_sdk", lambda: False)
         directory = save_compiled_form(compressed_llama, tmp_path / "compiled")
         with pytest.raises(NeuronMMError, match="compiled model.* needs the Neuron SDK .*not installed here"):
             NeuronModelForCausalLM.from_pretrained(directory)
@@ -292,7 +292,7 @@ class TestTarget:
         ],
     )
     def test_it_is_resolved(self, monkeypatch, target, sdk, resolved):
-        monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: sdk)
+        monkeypatch.setattr(auto, "has_neuron_sdk", lambda: sdk)
         assert auto.resolve_target(target) == resolved
 
     @pytest.mark.parametrize(
@@ -311,4 +311,4 @@ class TestTarget:
             return version
 
         monkeypatch.setattr(importlib.metadata, "version", lookup)
-        assert auto._has_neuron_sdk() is has
+        assert auto.has_neuron_sdk() is has

@@ -284,7 +284,7 @@ def playground(tmp_path, monkeypatch, tiny_llama, compressed_llama, text_file, q
     monkeypatch.setattr(optimum_neuronmm, "compress", quick, raising=False)
     monkeypatch.setattr(cache, "compress", quick)
     monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
+    monkeypatch.setattr(auto, "has_neuron_sdk", lambda: False)
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     return requested
 

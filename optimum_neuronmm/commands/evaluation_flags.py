@@ -45,7 +45,9 @@ def add_evaluation_arguments(parser: ArgumentParser) -> None:
         help="A YAML file, or the name of a recipe that comes with the package. Default: all nine tasks, on whole data.",
     )
     what.add_argument("--output", required=True, metavar="DIR", help="Directory of the report.")
-    what.add_argument("--revision", metavar="R", help="Revision of a model on the Hub.")
+    what.add_argument(
+        "--revision", metavar="R", help="Revision of --baseline, where that is on the Hub, else of --model."
+    )
     what.add_argument("--trust-remote-code", action="store_true", help="Run modeling code that a model brings along.")
     what.add_argument("--cache_dir", metavar="DIR", help="Directory in which downloaded models are cached.")
     _add_data(parser.add_argument_group("Data"))
@@ -86,7 +88,9 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no_divergence", action="store_true", help="Do not measure the divergence from the dense model."
     )
-    group.add_argument(
+    timing = group.add_mutually_exclusive_group()
+    timing.add_argument("--no_speed", action="store_true", help="Do not time generation, whatever the recipe says.")
+    timing.add_argument(
         "--speed",
         nargs="*",
         metavar="OPTION=N",

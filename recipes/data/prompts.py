@@ -72,6 +72,8 @@ def build_question(task: Task, row: dict, place: str) -> Question:
     choices = texts(row, "choices", place)
     if len(choices) < 2:
         raise NeuronMMError(f'{place}: "choices" must hold two or more, got {len(choices)}.')
+    if not any(choices):
+        raise NeuronMMError(f'{place}: all of "choices" are empty.')
     label = value(row, "label", place)
     if isinstance(label, bool) or not isinstance(label, int):
         raise NeuronMMError(f'{place}: "label" must be an integer, got {type(label).__name__}.')

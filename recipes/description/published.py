@@ -65,9 +65,13 @@ class Published:
     rows: tuple[PublishedRow, ...]
 
     def row(self, ratio: float, tolerance: float = 0.03) -> PublishedRow | None:
-        """The row of the ratio that is nearest, if it is no further away than `tolerance`."""
-        nearest = min(self.rows, key=lambda row: abs(row.ratio - ratio))
-        return nearest if abs(nearest.ratio - ratio) <= tolerance + _ROUNDING else None
+        """The row of the ratio that is nearest, if it is no further away than `tolerance`.
+
+        That of the dense model is only for a dense model.
+        """
+        rows = [row for row in self.rows if (row.ratio == 0) == (ratio == 0)]
+        nearest = min(rows, key=lambda row: abs(row.ratio - ratio), default=None)
+        return nearest if nearest and abs(nearest.ratio - ratio) <= tolerance + _ROUNDING else None
 
     def to_dict(self) -> dict[str, Any]:
         return {"source": self.source, "rows": [row.to_dict() for row in self.rows]}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..speed import SpeedSettings
 
 _REQUIRED = ("name", "model", "variants")
+_LARGEST_SEED = 2**63 - 1  # that torch takes
 _KEYS = (
     *("name", "model", "revision", "dtype", "seed", "compression", "recovery"),
     *("variants", "tasks", "divergence", "speed", "published"),
@@ -49,7 +50,8 @@ class Recipe:
         revision: branch or commit of the model on the Hub; None is its main branch.
         dtype: "float32", "bfloat16" or "float16": of the evaluation, for every variant.
         seed: of whatever is drawn; compression and recovery use it where they set none.
-        divergence: measure the divergence to the dense model on the perplexity tasks. Needs a dense variant.
+        divergence: measure the divergence to the dense model on the perplexity tasks. Needs a dense variant; None is what
+            it is without one: measured where a run is given a baseline.
         speed: what is timed; None times nothing.
         published: figures to print beside the measured ones.
     """
@@ -61,7 +63,7 @@ class Recipe:
     revision: str | None = None
     dtype: str = "float32"
     seed: int = 0
-    divergence: bool = True
+    divergence: bool | None = True
     speed: "SpeedSettings | None" = None
     published: Published | None = None
 
@@ -83,9 +85,12 @@ class Recipe:
         content = mapping(content, place, _KEYS, required=_REQUIRED)
         revision = content.get("revision")
         seed = integer(content.get("seed", 0), place / "seed", 0)
+        if seed > _LARGEST_SEED:
+            raise (place / "seed").wrong(f"an integer of at most {_LARGEST_SEED}", seed)
         variants = read_variants(content, place, seed)
         has_dense = any(variant.is_dense for variant in variants)
-        divergence = flag(content.get("divergence", has_dense), place / "divergence")
+        divergence = content.get("divergence")
+        divergence = (True if has_dense else None) if divergence is None else flag(divergence, place / "divergence")
         if divergence and not has_dense:
             raise (place / "divergence").error(
                 "needs the dense model to compare with. Add the variant {ratio: 0}, or set divergence to false."
@@ -129,8 +134,6 @@ class Recipe:
     ) -> "Recipe":
         """A copy with less to do. What is None stays as it is.
 
-        Without the dense variant there is nothing to compare with, and `divergence` is off.
-
         Args:
             tasks: the ones to keep.
             variants: names of the ones to keep.
@@ -148,7 +151,8 @@ class Recipe:
         options = self._overridden(options, TextOptions, {"windows": windows, "window": window})
         names = _kept("variant", variants, [variant.name for variant in self.variants], self.name)
         chosen = tuple(variant for variant in self.variants if variant.name in names)
-        divergence = self.divergence and any(variant.is_dense for variant in chosen)
+        has_dense = any(variant.is_dense for variant in chosen)
+        divergence = self.divergence if has_dense or not self.divergence else None
         return replace(self, tasks=options, variants=chosen, divergence=divergence)
 
     def published_row(self, ratio: float, tolerance: float = 0.03) -> PublishedRow | None:
@@ -162,7 +166,7 @@ class Recipe:
         fitting = [name for name, options in tasks.items() if isinstance(options, kind)]
         if changes and not fitting:
             raise Place(self.name).error(
-                f"{', '.join(changes)} was given, but fits none of the tasks {', '.join(tasks)}. Leave it out."
+                f"{', '.join(changes)} was given, but fits none of the tasks {', '.join(tasks) or '(there are none)'}. Leave it out."
             )
         place = Place(self.name) / "tasks"
         changed = {name: checked(replace(tasks[name], **changes), TASKS[name], place / name) for name in fitting}
@@ -210,5 +214,7 @@ def _kept(what: str, wanted: list[str] | None, known: list[str], recipe: str) ->
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         got = f"no {what} {', '.join(map(str, unknown))}" if unknown else f"no {what} was chosen"
+        if not known:
+            raise Place(recipe).error(f"{got}. It has no {what}s.")
         raise Place(recipe).error(f"{got}. Choose from {', '.join(known)}.")
     return [name for name in known if name in wanted]

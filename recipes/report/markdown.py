@@ -40,7 +40,7 @@ def markdown(results: dict, pictures: Sequence[str] = ()) -> str:
         pictures: names of the files of `PICTURES` that lie beside it.
     """
     sections = [
-        f"# {'Accuracy' if _has_tasks(results) else 'Speed'} of {escaped(results['recipe']['name'])}",
+        f"# {'Accuracy' if _has_tasks(results) else 'Speed'} by recipe {escaped(results['recipe']['name'])}",
         _opening(results),
         "## Results",
         _how_to_read(results),
@@ -90,8 +90,10 @@ def _opening(results: dict) -> str:
 
 def _how_to_read(results: dict) -> str:
     lines = [
-        "- *Requested* and *achieved* are shares of the MLP parameters that were removed. They differ because ranks are "
-        "multiples of a block.",
+        "- In a compressed model, weight matrices of the MLPs, which hold most of a model's parameters, are replaced by "
+        "products of two smaller ones. *Requested* and *achieved* are shares of the MLP parameters that were removed; they "
+        "differ because the inner widths of the products, the ranks, are multiples of a block. *Made*, in the table of "
+        "models, says how each was compressed.",
     ]
     if measured_tasks(results, PERPLEXITY):
         lines.append(
@@ -123,9 +125,15 @@ def _published_notes(results: dict) -> list[str]:
     source = results["published_source"]
     told = f"from {escaped(source)}" if source else "from a source that the recipe does not name"
     notes = [
-        f"*Rows in italics are published figures* {told}. They were not measured here, and their device, windows, layout, BOS token "
-        "or number of examples may be others: compare how much they change from ratio to ratio, rather than the figures."
+        f"*Rows in italics are published figures* {told}. They were not measured here, and their device, lengths, windows, layout, "
+        "BOS token or number of examples may be others: compare how much they change from ratio to ratio, rather than the figures."
     ]
+    original = _last_part(results["recipe"]["content"].get("model", ""))
+    if original and original not in {_last_part(model["model"]) for model in results["models"]}:
+        notes.append(
+            f"They are for {escaped(original)}, and **none of the models above is known by its name to be that one**: where "
+            "they come from another, the two have nothing to do with each other."
+        )
     if any(row.get("perplexity") for row in rows):
         notes.append("The picture of perplexity has them at their own ratio.")
     ours = len(measured_tasks(results, MULTIPLE_CHOICE))
@@ -136,6 +144,11 @@ def _published_notes(results: dict) -> list[str]:
             "the two are not comparable."
         )
     return notes
+
+
+def _last_part(model: str) -> str:
+    """The name of a model without its organisation or directory."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def _noise(results: dict) -> list[str]:
@@ -238,7 +251,7 @@ def _settings(results: dict) -> str:
         f"- seed: {results['seed']}",
         f"- versions: {versions}",
         f"- machine: {machine}",
-        f"- time: {results['seconds']:,.0f} s",
+        f"- time of the last command: {results['seconds']:,.0f} s",
         "- recipe, and all figures in full: report.json",
     ]
     return "\n".join(lines)

@@ -106,8 +106,7 @@ def growth_table(results: dict) -> str | None:
         row = [escaped(model["name"])]
         for name in texts:
             entry = model["tasks"].get(name, {})
-            divergence = finite(entry.get("divergence"))
-            row += [_growth_cell(entry.get("change")), EMPTY if divergence is None else f"{divergence:.4f}"]
+            row += [_growth_cell(entry.get("change")), _divergence_cell(entry)]
         changes = [model["tasks"].get(name, {}).get("change") for name in questions]
         rows.append([*row, *map(_points_cell, changes), _points_cell(_mean_change(changes))])
     return table(header, rows)
@@ -170,10 +169,22 @@ def models_table(results: dict) -> str:
             escaped(model["device"]),
             EMPTY if model["parameters"] is None else f"{model['parameters']:,}",
             f"{model['seconds']:,.0f}",
+            escaped(model.get("made") or EMPTY),
         ]
         for model in results["models"]
     ]
-    header = ["model", "kind", "from", "revision", "sha256 of files", "dtype", "device", "parameters", "seconds"]
+    header = [
+        "model",
+        "kind",
+        "from",
+        "revision",
+        "sha256 of files",
+        "dtype",
+        "device",
+        "parameters",
+        "seconds",
+        "made",
+    ]
     return table(header, rows, names=7)
 
 
@@ -251,10 +262,10 @@ def _accuracy_cell(entry: dict | None, key: str) -> str:
 
 
 def _with_error(value: float | None, error: float | None) -> str:
-    """An accuracy and its standard error in percent."""
+    """An accuracy and its standard error in percent. An error of 0, of few examples, says that it is not known."""
     if finite(value) is None:
         return EMPTY
-    return f"{100 * value:.1f}" + ("" if finite(error) is None else f" ± {100 * error:.1f}")
+    return f"{100 * value:.1f}" + (f" ± {100 * error:.1f}" if finite(error) else "")
 
 
 def _growth_cell(change: dict | None) -> str:
@@ -266,11 +277,18 @@ def _growth_cell(change: dict | None) -> str:
     return f"{_number(growth)} x" if error is None else f"{_number(growth)} x ± {_number(growth * error)}"
 
 
+def _divergence_cell(entry: dict) -> str:
+    divergence, error = finite(entry.get("divergence")), finite(entry.get("divergence_stderr"))
+    if divergence is None:
+        return EMPTY
+    return f"{divergence:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
 def _points_cell(change: dict | None) -> str:
     if change is None or finite(change["difference"]) is None:
         return EMPTY
     cell, error = f"{100 * change['difference']:+.1f}", finite(change["stderr"])
-    return cell if error is None else f"{cell} ± {100 * error:.1f}"
+    return f"{cell} ± {100 * error:.1f}" if error else cell
 
 
 def _mean_change(changes: list[dict | None]) -> dict | None:
@@ -294,7 +312,8 @@ def _short(sha256: str | None) -> str:
 
 def _scored(entry: dict) -> str:
     if entry["kind"] == PERPLEXITY:
-        return f"{entry['windows']:,} windows of {entry['window']:,}, {entry['tokens']:,} tokens"
+        windows = "1 window" if entry["windows"] == 1 else f"{entry['windows']:,} windows"
+        return f"{windows} of {entry['window']:,}, {entry['tokens']:,} tokens"
     return f"{entry['examples']:,} examples"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from optimum_neuronmm.errors import NotFiniteError
+from optimum_neuronmm.errors import NeuronMMError, NotFiniteError
 
 from ..data.tasks import Task
 from ..provenance import versions
@@ -30,8 +30,9 @@ from .score_file import ScoreFile
 
 _BATCH_TOKENS = 512  # on a CPU, larger batches are no faster
 _GPU_BATCH_TOKENS = 16_384
-_FORM = 1  # to be raised when the same settings give other scores
-_DECIDING_VERSIONS = ("torch", "transformers")
+_LABEL = 100  # characters of a model's name in that of a file
+_FORM = 2  # to be raised when the same settings give other scores
+_DECIDING_VERSIONS = ("torch", "transformers", "tokenizers", "optimum-neuronmm")
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,17 @@ class Scores:
         deciding: dict,
         examples: list[Example],
         score: Callable[[list[Example]], dict[str, dict]],
+        fits: Callable[[Example, dict], bool] = lambda example, score: True,
     ) -> dict[str, dict]:
         """The scores of all examples by id. What is not known from before is measured, the longest first.
 
         Args:
             deciding: what decides the scores beside the model and the task; JSON.
             score: from a batch of examples to their scores by id.
+            fits: whether a kept score can be of an example: a file can have been edited.
+
+        Raises:
+            NeuronMMError: a kept score does not fit.
         """
         settings = {
             "form": _FORM,
@@ -103,10 +109,15 @@ class Scores:
             **deciding,
             "versions": {name: version for name, version in versions().items() if name in _DECIDING_VERSIONS},
         }
-        label = f"{loaded.identity.name.replace('/', '--')}-{task.name}"
+        label = f"{loaded.identity.name.replace('/', '--')[-_LABEL:]}-{task.name}"
         tokens = self._batch_tokens or (_GPU_BATCH_TOKENS if loaded.device == "cuda" else _BATCH_TOKENS)
         with ScoreFile(self._directory, label, settings) as file:
             missing = [example for example in examples if example.id not in file.known]
+            for example in examples:
+                if example.id in file.known and not fits(example, file.known[example.id]):
+                    raise NeuronMMError(
+                        f"{file.path}: damaged: no score of {example.place} looks so. Delete the file to measure again."
+                    )
             with tqdm(total=len(examples), initial=len(examples) - len(missing), desc=task.title, unit="ex") as bar:
                 for batch in batches(missing, tokens):
                     file.add(score(batch))
@@ -133,7 +144,8 @@ def batches(examples: list[Example], tokens: int) -> Iterator[list[Example]]:
 
 def not_finite(loaded: LoadedModel, example: Example, values: list[float]) -> NotFiniteError:
     """The error for an example whose scores are not numbers."""
+    advice = ": try bfloat16 or float32" if loaded.dtype == "float16" else ""
     return NotFiniteError(
         f"{example.place}: {loaded.identity.name} gives {', '.join(map(str, values))} instead of finite numbers. Its "
-        f"activations overflow in {loaded.dtype}, or its weights are damaged: try float32 or bfloat16."
+        f"activations overflow in {loaded.dtype}, or its weights are damaged{advice}."
     )

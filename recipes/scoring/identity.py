@@ -28,7 +28,16 @@ from optimum_neuronmm.source import download
 
 _DECIDING = (
     *("*.safetensors", "*.bin", "model.pt", "config.json", "neuron_config.json", "*.py"),
-    *("token*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *(
+        "token*",
+        "*.model",
+        "*.tiktoken",
+        "tekken.json",
+        "vocab*",
+        "merges.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ),
 )
 _PIECE = 1 << 22  # bytes
 
@@ -45,6 +54,7 @@ class Identity:
         kind: "dense", "compressed" or "compiled".
         requested_ratio, achieved_ratio: share of the MLP parameters removed; 0 for a dense model.
         parameters: of the whole model; None for a compiled one.
+        made: how a compressed model was compressed, in words of its configuration.
     """
 
     name: str
@@ -55,6 +65,7 @@ class Identity:
     requested_ratio: float
     achieved_ratio: float
     parameters: int | None
+    made: str | None = None
 
 
 def identify(model: str | Path, revision: str | None = None, cache_dir: str | None = None) -> Identity:
@@ -73,11 +84,13 @@ def identify(model: str | Path, revision: str | None = None, cache_dir: str | No
         directory = _fetched(str(model), revision, cache_dir)
         commit = directory.name
     kind = _kind(directory)
-    requested = achieved = 0.0
+    requested, achieved, made = 0.0, 0.0, None
     if kind != "dense" and is_compressed(directory):
-        requested, achieved = _ratios(directory)
+        report = load_report(directory)
+        requested, achieved = report["compression_ratio"]["requested"], report["compression_ratio"]["projections"]
+        made = _made(report)
     parameters = None if kind == "compiled" else _parameters(directory)
-    return Identity(name, commit, directory, _digest(directory), kind, requested, achieved, parameters)
+    return Identity(name, commit, directory, _digest(directory), kind, requested, achieved, parameters, made)
 
 
 def _fetched(model: str, revision: str | None, cache_dir: str | None) -> Path:
@@ -101,9 +114,20 @@ def _kind(directory: Path) -> str:
     return "compressed" if is_compressed(directory) else "dense"
 
 
-def _ratios(directory: Path) -> tuple[float, float]:
-    ratio = load_report(directory)["compression_ratio"]
-    return ratio["requested"], ratio["projections"]
+def _made(report: dict) -> str:
+    sources = [f"{source['source']} ({source['windows']} windows)" for source in report["calibration"]["sources"]]
+    parts = [
+        f"decomposition {report.get('decomposition', 'whitened')}",
+        f"allocation {report.get('allocation', 'uniform')}",
+        f"calibrated on {' and '.join(sources)}",
+    ]
+    if any(step["kept"] for step in report.get("refinements", [])):
+        parts.append("refined")
+    if "recovery" in report:
+        parts.append(
+            f"trained on {report['recovery']['tokens']:,} tokens ({report['recovery']['options']['objective']})"
+        )
+    return ", ".join(parts)
 
 
 def _digest(directory: Path) -> str:

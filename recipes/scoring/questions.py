@@ -59,7 +59,7 @@ def evaluate_questions(
         return found
 
     deciding = {"data": data.sha256, "max_length": loaded.max_length}
-    known = scores.of(loaded, task, deciding, examples, score)
+    known = scores.of(loaded, task, deciding, examples, score, _fits)
     likelihoods = [
         _of_all_choices(rows, known[question.id]["log_likelihoods"])
         for question, rows in zip(questions, encoded, strict=True)
@@ -75,6 +75,15 @@ def evaluate_questions(
     }
     right = [float(values.index(max(values)) == label) for values, label in zip(likelihoods, labels, strict=True)]
     return TaskResult(entry, right, f"{data.sha256}, {len(questions)} questions")
+
+
+def _fits(example: Example, score: dict) -> bool:
+    values = score.get("log_likelihoods")
+    return (
+        isinstance(values, list)
+        and len(values) == len(example.rows)
+        and all(isinstance(value, float) and value < math.inf for value in values)
+    )
 
 
 def _of_all_choices(encoded: Encoded, likelihoods: list[float]) -> list[float]:

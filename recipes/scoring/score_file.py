@@ -45,7 +45,7 @@ class ScoreFile:
         directory.mkdir(parents=True, exist_ok=True)
         self.known: dict[str, dict] = {}
         whole = self._read() if self.path.is_file() else 0
-        self._file = open(self.path, "r+b" if whole else "wb")
+        self._file = open(self.path, "r+b" if whole else "wb", buffering=0)
         self._file.truncate(whole)  # a line that was cut off
         self._file.seek(whole)
         if not whole:
@@ -66,9 +66,16 @@ class ScoreFile:
         self.close()
 
     def _write(self, entries: list[dict]) -> None:
-        self._file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        content = memoryview("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise NeuronMMError(
+                f"{self.path} could not be written ({error.strerror}). Make room, then run the same command again: what was "
+                "measured is kept."
+            ) from error
 
     def _read(self) -> int:
         """Fills `known`. Returns how many bytes of the file are whole lines."""

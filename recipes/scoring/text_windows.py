@@ -15,6 +15,8 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -78,20 +80,32 @@ def evaluate_text(
 
     settings = {"window": options.window, "layout": options.layout, "bos": options.bos}
     other = None if baseline is None else [baseline.identity.sha256, baseline.dtype]
-    known = scores.of(loaded, task, {"data": data.sha256, **settings, "baseline": other}, examples, score)
+    keys = ("loss",) if baseline is None else ("loss", "divergence")
+    known = scores.of(
+        loaded, task, {"data": data.sha256, **settings, "baseline": other}, examples, score, partial(_fits, keys)
+    )
     found = [known[example.id] for example in examples]
     losses, tokens = [entry["loss"] for entry in found], [entry["tokens"] for entry in found]
     entry = {
         "kind": task.kind,
         **metric("perplexity").compute(predictions=losses, references=tokens),
         "divergence": None,
+        "divergence_stderr": None,
         **settings,
         "bos": "none" if options.bos == "first" and not adds_bos(loaded.tokenizer) else options.bos,
     }
     if baseline is not None:
         sums = [one["divergence"] for one in found]
-        entry["divergence"] = metric("kl_divergence").compute(predictions=sums, references=tokens)["divergence"]
+        apart = metric("kl_divergence").compute(predictions=sums, references=tokens)
+        entry |= {"divergence": apart["divergence"], "divergence_stderr": apart["stderr"]}
     return TaskResult(entry, losses, hashlib.sha256(cut.numpy().tobytes()).hexdigest(), tokens)
+
+
+def _fits(keys: Sequence[str], example: Example, score: dict) -> bool:
+    numbers = [score.get(key) for key in keys]
+    return score.get("tokens") == example.rows[0].scored and all(
+        isinstance(number, float) and math.isfinite(number) for number in numbers
+    )
 
 
 def _windows(loaded: LoadedModel, options: TextOptions, data: Data) -> torch.Tensor:

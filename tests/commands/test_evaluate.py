@@ -99,6 +99,7 @@ class TestArguments:
             "dtype": "bfloat16",
             "batch_tokens": 4,
             "no_divergence": True,
+            "no_speed": False,
             "speed": ["repeats=1", "warmup=0"],
         }
 
@@ -299,7 +300,16 @@ class TestProcesses:
         code = "import atexit, sys; atexit.register(lambda: print('loaded:', *sys.modules)); " + code
         result = start(code, "--help")
         assert result.returncode == 0, result.stderr
-        for flag in ("--model", "--baseline", "--recipe", "--output", "--data", "--speed", "--no_divergence"):
+        for flag in (
+            "--model",
+            "--baseline",
+            "--recipe",
+            "--output",
+            "--data",
+            "--speed",
+            "--no_speed",
+            "--no_divergence",
+        ):
             assert flag in result.stdout
         loaded = result.stdout.partition("loaded:")[2].split()
         assert not {"torch", "transformers", "numpy", "evaluate", "datasets", "matplotlib"} & set(loaded)

@@ -441,7 +441,7 @@ def test_neuronmm_on_what_is_compiled_already(saved, caplog, door):
 
 
 def test_without_the_sdk_it_is_refused(saved, monkeypatch):
-    monkeypatch.setattr(auto, "_has_neuron_sdk", lambda: False)
+    monkeypatch.setattr(auto, "has_neuron_sdk", lambda: False)
     with pytest.raises(NeuronMMError, match="compiled model.* needs the Neuron SDK .*not installed here"):
         OurNeuronModelForCausalLM.from_pretrained(saved)
 

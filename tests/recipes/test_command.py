@@ -200,3 +200,33 @@ def test_an_unknown_recipe(evaluate):
 def test_a_recipe_of_the_package(evaluate, name):
     recipe, *_ = evaluate("--recipe", name, "--output", "out", "--variants", "dense")
     assert recipe.revision and [variant.name for variant in recipe.variants] == ["dense"]
+
+
+class TestSpeed:
+    def test_the_recipes_own_can_be_left_out(self, evaluate, recipe_file):
+        assert evaluate("--recipe", recipe_file, "--output", "o", "--no_speed")[0].speed is None
+
+    def test_a_recipe_of_nothing_else(self, evaluate):
+        with pytest.raises(
+            NeuronMMError, match="The recipe Llama-3.2-1B-speed only measures speed: leave --no_speed out"
+        ):
+            evaluate("--recipe", "llama-3.2-1b-speed", "--output", "o", "--no_speed")
+        with pytest.raises(NeuronMMError, match=r"examples was given, but fits none of the tasks \(there are none\)"):
+            evaluate("--recipe", "llama-3.2-1b-speed", "--output", "o", "--examples", "3")
+        with pytest.raises(NeuronMMError, match="no task arc_easy. It has no tasks"):
+            evaluate("--recipe", "llama-3.2-1b-speed", "--output", "o", "--tasks", "arc_easy")
+
+    def test_a_number_beyond_all_measure(self, evaluate, recipe_file):
+        with pytest.raises(NeuronMMError, match="--speed repeats must be an integer"):
+            evaluate("--recipe", recipe_file, "--output", "o", "--speed", "repeats=" + 5000 * "9")
+
+
+@pytest.mark.parametrize("words", [["-m", ""], ["-m", "a", "--baseline", ""], ["-m", "a", "--output", ""]])
+def test_names_that_are_empty(evaluate, words):
+    with pytest.raises(NeuronMMError, match=r"--(model|baseline|output) is empty"):
+        evaluate("--output", "o", *words)
+
+
+def test_a_file_for_a_task_that_is_not_evaluated(evaluate, recipe_file):
+    with pytest.raises(NeuronMMError, match="--data names a file for ptb, which is not evaluated"):
+        evaluate("--recipe", recipe_file, "--output", "o", "--tasks", "arc_easy", "--data", "ptb=x.txt")

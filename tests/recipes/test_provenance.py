@@ -43,7 +43,7 @@ def test_what_is_not_installed_has_no_version(monkeypatch):
 def test_the_machine_without_a_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = machine()
-    assert found == {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()}
+    assert found == {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "architecture": platform.machine()}
 
 
 def test_a_gpu_is_named(monkeypatch):

@@ -320,4 +320,4 @@ def test_times_alone(tiny_llama, tmp_path):
     results = run(Recipe.from_dict(content), tmp_path, models=[tiny_llama], device="cpu")
     [entry] = results["models"]
     assert entry["tasks"] == {} and entry["mean_accuracy"] is None and len(entry["speed"]["runs"]) == 2
-    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# Speed of ")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# Speed by recipe ")

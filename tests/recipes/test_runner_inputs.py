@@ -15,6 +15,7 @@
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,9 +117,7 @@ class TestData:
 
     def test_the_window_is_longer_than_the_model_takes(self, tiny_llama, nine_tasks, tmp_path):
         found = recipe(tiny_llama, tasks={"ptb": None})
-        with pytest.raises(
-            NeuronMMError, match="takes 512 tokens, and the windows of ptb.test.txt have 2048.*--window 512"
-        ):
+        with pytest.raises(NeuronMMError, match="takes 512 tokens, and windows of text have 2048.*--window 512"):
             run(found, tmp_path / "out", models=[tiny_llama], data=nine_tasks, device="cpu")
 
     def test_a_model_is_not_there(self, nine_tasks, tmp_path):
@@ -150,3 +149,39 @@ def test_a_pinned_revision_is_that_of_the_recipes_model(monkeypatch, tmp_path, m
     with pytest.raises(NeuronMMError, match="far enough"):
         run(Recipe.from_dict(content), tmp_path, models=models, baseline=baseline, revision=revision)
     assert found == [expected]
+
+
+class TestBeforeTheFirstScore:
+    """What would stop the last model is found before hours go into the first."""
+
+    @pytest.fixture
+    def evaluate(self, tiny_llama, nine_tasks, tmp_path):
+        def evaluate(model, **changes):
+            content = recipe_content(tiny_llama, tasks={"arc_easy": {"examples": 1}}, **changes)
+            run(Recipe.from_dict(content), tmp_path / "out", models=[tiny_llama, model], data=nine_tasks, device="cpu")
+
+        yield evaluate
+        assert not list((tmp_path / "out" / "scores").glob("*.jsonl"))
+
+    def test_a_compiled_model_without_the_sdk(self, evaluate, compiled):
+        with pytest.raises(NeuronMMError, match="compiled is a compiled model, which needs the Neuron SDK"):
+            evaluate(compiled)
+
+    def test_no_tokenizer(self, evaluate, tiny_llama, tmp_path):
+        directory = shutil.copytree(tiny_llama, tmp_path / "mute")
+        for path in directory.glob("token*"):
+            path.unlink()
+        with pytest.raises(NeuronMMError, match="mute has no tokenizer that can be loaded"):
+            evaluate(directory)
+
+    def test_a_length_to_time_that_is_too_long(self, evaluate, tiny_llama):
+        with pytest.raises(NeuronMMError, match="takes 512 tokens, and timing it needs 520: lower prompt_length"):
+            evaluate(tiny_llama, speed={"prompt_length": 400, "new_tokens": 120})
+
+    def test_evaluate_is_not_installed(self, evaluate, tiny_llama, monkeypatch):
+        def missing(name):
+            raise NeuronMMError("Evaluation needs the package evaluate")
+
+        monkeypatch.setattr(runner, "metric", missing)
+        with pytest.raises(NeuronMMError, match="needs the package evaluate"):
+            evaluate(tiny_llama)

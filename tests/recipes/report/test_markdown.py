@@ -165,7 +165,7 @@ def test_the_change_against_the_baseline():
     assert [row["model"] for row in rows] == ["uniform-0.1", "uniform-0.2"]
     row = rows[1]
     texts = [row["WikiText-2, perplexity"], row["WikiText-2, KL"], row["C4, KL"]]
-    assert texts == ["2.00 x ± 0.06", "1.0000", "1.0000"]  # 2 times the error of the mean loss
+    assert texts == ["2.00 x ± 0.06", "1.0000 ± 0.0200", "1.0000 ± 0.0200"]  # 2 times the error of the mean loss
     # The mean's error is the root of six times 0.02 squared, over 6.
     assert [row["WinoGrande, points"], row["mean accuracy, points"]] == ["-8.0 ± 2.0", "-8.0 ± 0.8"]
     assert rows[0]["MathQA, points"] == "-4.0 ± 2.0" and rows[0]["PTB, perplexity"] == "1.50 x ± 0.04"
@@ -212,7 +212,7 @@ def test_what_was_scored_otherwise_is_not_compared(task):
     wiki, arc, mean = row.get("WikiText-2, perplexity"), row.get("ARC-easy, points"), row.get("mean accuracy, points")
     if task == "wikitext2":
         assert (wiki, row["PTB, perplexity"], mean) == (None, "1.50 x ± 0.04", "-4.0 ± 0.8")
-        assert row["WikiText-2, KL"] == "0.5000"  # is measured on one's own windows
+        assert row["WikiText-2, KL"] == "0.5000 ± 0.0100"  # is measured on one's own windows
     else:
         assert (wiki, arc, mean, row["MathQA, points"]) == ("1.50 x ± 0.04", None, None, "-4.0 ± 2.0")
 
@@ -333,10 +333,11 @@ def test_what_the_models_are():
     compiled = model("c", 0.1, kind="compiled", parameters=None, sha256="f" * 64, dtype="bfloat16", device="neuron")
     rows = tables_of(dense, compiled)[MODELS]
     assert list(rows[0].values()) == [
-        *("dense", "dense", "org/dense", "abc123", "0123456789ab", "float32", "cpu", "1,235,814,400", "12")
+        *("dense", "dense", "org/dense", "abc123", "0123456789ab", "float32", "cpu", "1,235,814,400", "12", EMPTY)
     ]
     assert list(rows[1].values()) == [
-        *("c", "compiled", "org/model", EMPTY, "ffffffffffff", "bfloat16", "neuron", EMPTY, "1,234")
+        *("c", "compiled", "org/model", EMPTY, "ffffffffffff", "bfloat16", "neuron", EMPTY, "1,234"),
+        r"decomposition two_sided, calibrated on text",
     ]
 
 
@@ -375,7 +376,11 @@ def test_data_and_protocol():
 
 def test_settings_are_listed():
     lines = markdown(full_results()).splitlines()
-    assert {"- seed: 7", "- versions: torch 2.13.0, transformers 4.57.6", "- time: 4,321 s"} <= set(lines)
+    assert {
+        "- seed: 7",
+        "- versions: torch 2.13.0, transformers 4.57.6",
+        "- time of the last command: 4,321 s",
+    } <= set(lines)
     assert "- machine: cores 2, threads 1" in lines
 
 
@@ -426,7 +431,7 @@ def test_names_are_shown_as_they_are(name, shown):
     told = results(model(name, speed=speed_entry(1.0)), model("x" + name, 0.1, model=name, speed=speed_entry(1.0)))
     told["recipe"]["name"] = name
     text = markdown(told)
-    assert text.startswith(f"# Accuracy of {shown}\n")
+    assert text.startswith(f"# Accuracy by recipe {shown}\n")
     for heading, rows in read_tables(text).items():
         names = [escaped(name), escaped("x" + name)]
         if heading == RESULTS:
@@ -460,4 +465,19 @@ def test_published_times_stand_beneath_ours():
 
 def test_times_alone():
     told = results(model("dense", tasks={}, mean_accuracy=None, speed=speed_entry(2.0)))
-    assert markdown(told).startswith("# Speed of ")
+    assert markdown(told).startswith("# Speed by recipe ")
+
+
+def test_an_error_of_nothing_is_not_shown():
+    """Few questions, all right or all wrong, say nothing of the error."""
+    dense, small = model("dense"), model("a", 0.1)
+    small["tasks"]["arc_easy"] |= {"acc": 0.0, "acc_stderr": 0.0, "change": {"difference": -0.5, "stderr": 0.0}}
+    tables = tables_of(dense, small)
+    assert tables[RESULTS][1]["ARC-easy ↑"] == "0.0" and tables[CHANGE][0]["ARC-easy, points"] == "-50.0"
+
+
+@pytest.mark.parametrize(("measured", "warns"), [("other/model", False), ("model", False), ("org/x", True)])
+def test_published_figures_of_a_model_that_was_not_measured(measured, warns):
+    told = results(model("dense", model=measured, published=published_row(0, 1, 0)))
+    told["recipe"]["content"]["model"] = "org/model"
+    assert ("none of the models above is known by its name to be that one" in markdown(told)) == warns

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from optimum_neuronmm import load_report
 from optimum_neuronmm.errors import NeuronMMError
-from optimum_neuronmm.recipes.scoring.identity import identify
+from optimum_neuronmm.recipes.scoring.identity import _made, identify
 
 from ...conftest import read_config, save_tiny_model
 from .common import load_model
@@ -68,6 +68,8 @@ def test_a_compressed_model(compressed_llama, tiny_llama):
     assert found.kind == "compressed" and found.requested_ratio == ratio["requested"] == 0.2
     assert found.achieved_ratio == ratio["projections"] > 0.1
     assert found.parameters == load_model(compressed_llama).num_parameters() < identify(tiny_llama).parameters
+    made = "decomposition two_sided, allocation by_loss, calibrated on text.txt (8 windows)"
+    assert (found.made, identify(tiny_llama).made) == (made, None)
     mlp = 3 * 3 * 96 * 200
     assert identify(tiny_llama).parameters - found.parameters == pytest.approx(found.achieved_ratio * mlp)
 
@@ -215,3 +217,13 @@ def test_a_model_that_is_nowhere(tmp_path):
     for name in ("org/nothing", str(tmp_path / "nothing")):
         with pytest.raises(NeuronMMError, match="nothing is neither a directory nor a Hub model"):
             identify(name, cache_dir=str(tmp_path))
+
+
+def test_how_a_model_was_made():
+    report = {"calibration": {"sources": [{"source": "a", "windows": 4}, {"source": "b", "windows": 3}]}}
+    of_an_old_release = "decomposition whitened, allocation uniform, calibrated on a (4 windows) and b (3 windows)"
+    assert _made(report) == of_an_old_release
+    report |= {"refinements": [{"kept": False}], "recovery": {"tokens": 2048, "options": {"objective": "distill"}}}
+    assert _made(report) == f"{of_an_old_release}, trained on 2,048 tokens (distill)"
+    report["refinements"].append({"kept": True})
+    assert _made(report) == f"{of_an_old_release}, refined, trained on 2,048 tokens (distill)"

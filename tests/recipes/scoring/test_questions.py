@@ -239,3 +239,27 @@ def test_a_choice_that_cannot_be(loaded, tmp_path, monkeypatch):
         result = evaluate(loaded, questions, tmp_path)
         assert result.outcomes == [1.0, 0.0] and result.entry["acc_norm"] == 0.5
     assert kept(tmp_path)["q0"][0] == -math.inf
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda score: score["log_likelihoods"].pop(),
+        lambda score: score["log_likelihoods"].append(-1.0),
+        lambda score: score.pop("log_likelihoods"),
+        lambda score: score.update(log_likelihoods="abc"),
+        lambda score: score["log_likelihoods"].__setitem__(0, "-1"),
+        lambda score: score["log_likelihoods"].__setitem__(0, math.nan),
+        lambda score: score["log_likelihoods"].__setitem__(0, math.inf),
+    ],
+)
+def test_kept_scores_that_cannot_be(loaded, tmp_path, damage):
+    evaluate(loaded, QUESTIONS, tmp_path)
+    [path] = tmp_path.iterdir()
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    scores = [json.loads(line) for line in lines]
+    damage(next(score for score in scores if score["id"] == "q1"))
+    path.write_text("\n".join([header, *map(json.dumps, scores), ""]), encoding="utf-8")
+    with pytest.raises(NeuronMMError, match="no score of made.jsonl, line q1 looks so. Delete the file"):
+        evaluate(loaded, QUESTIONS, tmp_path)
+    evaluate(loaded, [QUESTIONS[0], *QUESTIONS[2:]], tmp_path)  # the others are as they were

@@ -15,6 +15,8 @@
 
 import json
 import os
+import resource
+import signal
 
 import pytest
 
@@ -170,3 +172,22 @@ def test_the_file_is_closed_after_an_error(tmp_path):
     with pytest.raises(ValueError, match="closed file"):
         file.add(SCORES)
     assert known(tmp_path) == SCORES
+
+
+def test_a_disk_that_is_full(tmp_path):
+    with ScoreFile(tmp_path, "m", {"a": 1}) as file:
+        file.add({"1": {"x": 1.0}})
+        whole = file.path.read_bytes()
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, limit[1]))
+            with pytest.raises(
+                NeuronMMError, match="could not be written .* Make room, then run the same command again"
+            ):
+                file.add({"2": {"x": 2.0}})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, handler)
+    with ScoreFile(tmp_path, "m", {"a": 1}) as file:
+        assert file.known == {"1": {"x": 1.0}} and file.path.read_bytes() == whole

@@ -214,3 +214,17 @@ def test_a_baseline_whose_logits_are_no_numbers(loaded, tmp_path):
     with pytest.raises(NotFiniteError, match="made.jsonl, window 2: damaged gives nan instead of finite numbers"):
         evaluate(loaded, tmp_path / "scores", wrong, text="a" * 70 + "é" + "a" * 100)
     assert "1" not in kept(tmp_path / "scores")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("tokens", 1), ("tokens", None), ("loss", "1"), ("loss", math.nan), ("loss", None), ("divergence", None)],
+)
+def test_kept_scores_that_cannot_be(loaded, other, tmp_path, key, value):
+    evaluate(loaded, tmp_path, other)
+    [path] = tmp_path.iterdir()
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | {key: value})
+    path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    with pytest.raises(NeuronMMError, match="no score of made.jsonl, window .* looks so. Delete the file"):
+        evaluate(loaded, tmp_path, other)
