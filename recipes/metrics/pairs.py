@@ -14,8 +14,24 @@
 """What the metrics share: predictions and references come in pairs."""
 
 from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING
 
 from optimum_neuronmm.errors import NeuronMMError
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def texts_or_windows() -> "list[datasets.Features]":
+    """The features of metrics that take texts, or what was measured on windows with their numbers of tokens."""
+    import datasets
+
+    # evaluate takes the first form that fits, and would turn a text such as "12" into a number.
+    return [
+        datasets.Features({"predictions": datasets.Value(kind), "references": datasets.Value("int64")})
+        for kind in ("string", "float64")
+    ]
 
 
 def check_pairs(predictions: Sized | None, references: Sized | None, names: tuple[str, str]) -> None:

@@ -13,12 +13,11 @@
 # limitations under the License.
 """How far the predictions of a model are from those of a baseline, as a metric of `evaluate`."""
 
-import datasets
 import evaluate
 
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.perplexity import token_divergence
-from optimum_neuronmm.recipes.metrics.pairs import check_pairs, references_of_texts
+from optimum_neuronmm.recipes.metrics.pairs import check_pairs, references_of_texts, texts_or_windows
 from optimum_neuronmm.recipes.metrics.window_metrics import cut, token_mean, window_logits
 
 
@@ -72,16 +71,11 @@ _ROUNDING = 1e-6  # nats a token: what float32 leaves of a divergence of 0
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class KLDivergence(evaluate.Metric):
     def _info(self):
-        # evaluate takes the first form that fits, and would turn a text such as "12" into a number.
-        forms = [
-            datasets.Features({"predictions": datasets.Value(kind), "references": datasets.Value("int64")})
-            for kind in ("string", "float64")
-        ]
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
-            features=forms,
+            features=texts_or_windows(),
         )
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):

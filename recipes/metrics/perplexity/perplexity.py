@@ -15,12 +15,11 @@
 
 import math
 
-import datasets
 import evaluate
 
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.perplexity import token_loss
-from optimum_neuronmm.recipes.metrics.pairs import check_pairs, references_of_texts
+from optimum_neuronmm.recipes.metrics.pairs import check_pairs, references_of_texts, texts_or_windows
 from optimum_neuronmm.recipes.metrics.window_metrics import cut, token_mean, window_logits
 
 
@@ -78,16 +77,11 @@ _ROUNDING = 1e-6  # nats: what float32 leaves of a loss of 0
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Perplexity(evaluate.Metric):
     def _info(self):
-        # evaluate takes the first form that fits, and would turn a text such as "12" into a number.
-        forms = [
-            datasets.Features({"predictions": datasets.Value(kind), "references": datasets.Value("int64")})
-            for kind in ("string", "float64")
-        ]
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
-            features=forms,
+            features=texts_or_windows(),
             reference_urls=["https://arxiv.org/abs/2210.17323", "https://arxiv.org/abs/2403.07378"],
         )
 
