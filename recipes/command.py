@@ -23,6 +23,7 @@ from optimum_neuronmm.errors import NeuronMMError
 
 from .data.tasks import TASKS
 from .description.recipe import Recipe, load_recipe
+from .report.markdown import published_notes
 from .report.tables import results_table
 from .runner import run
 from .speed import SpeedSettings
@@ -72,7 +73,7 @@ def evaluate_models(args: Namespace) -> None:
         cache_dir=args.cache_dir,
         trust_remote_code=args.trust_remote_code,
     )
-    print(results_table(results))
+    print("\n\n".join([results_table(results), *published_notes(results)]))
     print(f"\nThe report is {Path(args.output) / 'report.md'}.")
 
 

@@ -45,7 +45,7 @@ def markdown(results: dict, pictures: Sequence[str] = ()) -> str:
         "## Results",
         _how_to_read(results),
         results_table(results),
-        *_published_notes(results),
+        *published_notes(results),
         *_noise(results),
         *_mean_notes(results),
         *(f"![{PICTURES[name]}]({name})" for name in pictures),
@@ -118,7 +118,8 @@ def _how_to_read(results: dict) -> str:
     return "\n".join(lines)
 
 
-def _published_notes(results: dict) -> list[str]:
+def published_notes(results: dict) -> list[str]:
+    """What a reader of published figures has to know, where there are some."""
     rows = published_rows(results["models"]).values()
     if not rows:
         return []

@@ -33,6 +33,7 @@ def evaluate(monkeypatch):
     calls = []
     monkeypatch.setattr(command, "run", lambda *args, **options: calls.append((*args, options)))
     monkeypatch.setattr(command, "results_table", lambda results: "the table")
+    monkeypatch.setattr(command, "published_notes", lambda results: ["whose figures these are"])
     parser = ArgumentParser()
     add_evaluation_arguments(parser)
 
@@ -63,7 +64,9 @@ def test_a_recipe_alone(evaluate, recipe_file, capsys):
         "cache_dir": None,
         "trust_remote_code": False,
     }
-    assert capsys.readouterr().out == f"the table\n\nThe report is {Path('out/report.md')}.\n"
+    assert (
+        capsys.readouterr().out == f"the table\n\nwhose figures these are\n\nThe report is {Path('out/report.md')}.\n"
+    )
 
 
 def test_where_things_come_from_and_run(evaluate, recipe_file):
