@@ -27,6 +27,7 @@ TASKS = ("auto", "text-generation")
 # that follows on the instance. Whatever else is given is refused, because it would silently do nothing.
 USED = {"help", "model", "output", "task", "torch_dtype", "trust_remote_code", "cache_dir"}
 FOR_COMPILATION = ("instance_type", "batch_size", "sequence_length", "tensor_parallel_size")
+HOW_TO_COMPILE = tuple(f"{PREFIX}{option}" for option in ("kernel", "layout", "sampling"))
 
 
 def extend_parser(parser: ArgumentParser) -> None:
@@ -109,7 +110,7 @@ def _compiles(target: str, sdk_installed: bool) -> bool:
 def _how_to_compile(args: Namespace) -> str:
     output = str(args.output)
     command = ["optimum-cli", "export", "neuron", "-m", output, "--neuronmm"]
-    for name in FOR_COMPILATION:
+    for name in (*FOR_COMPILATION, *HOW_TO_COMPILE):
         if getattr(args, name) is not None:
             command += [f"--{name}", str(getattr(args, name))]
     command.append(f"{output.rstrip('/')}-neuron")

@@ -72,7 +72,8 @@ def test_report_is_the_last_thing_printed(run, compress, capsys):
 
 
 def test_the_command_for_the_instance_can_be_parsed(run, compress, parser, capsys):
-    run("--neuronmm --batch_size 1 --sequence_length 2048 --tensor_parallel_size 2 --instance_type inf2")
+    shapes = "--batch_size 1 --sequence_length 2048 --tensor_parallel_size 2 --instance_type inf2"
+    run(f"--neuronmm {shapes} --neuronmm_kernel compiler --neuronmm_layout sharded --neuronmm_sampling host")
     line = next(
         line for line in capsys.readouterr().out.splitlines() if line.startswith("  optimum-cli export neuron")
     )
@@ -80,6 +81,8 @@ def test_the_command_for_the_instance_can_be_parsed(run, compress, parser, capsy
     assert (args.model, args.output, args.neuronmm) == ("out", "out-neuron", True)
     assert (args.batch_size, args.sequence_length, args.tensor_parallel_size) == (1, 2048, 2)
     assert args.instance_type == "inf2"
+    assert (args.neuronmm_kernel, args.neuronmm_layout, args.neuronmm_sampling) == ("compiler", "sharded", "host")
+    assert args.neuronmm_compression_ratio is None, "what is compressed already is not asked for again"
 
 
 def test_an_error_is_one_line_and_status_1(run, compress, capsys):
