@@ -31,6 +31,7 @@ import torch
 
 from .configuration import NeuronMMConfig
 from .errors import NeuronMMError
+from .json_text import checked_text
 
 
 SELF = "self"
@@ -239,13 +240,7 @@ def _document(line: str, path: Path, number: int) -> str:
         document = json.loads(line)["text"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NeuronMMError(f'{path}, line {number}: expected a JSON object with "text".') from error
-    if not isinstance(document, str):
-        raise NeuronMMError(f'{path}, line {number}: "text" must be a string, got {type(document).__name__}.')
-    try:
-        document.encode()
-    except UnicodeEncodeError as error:  # JSON can name half a surrogate pair
-        raise NeuronMMError(f'{path}, line {number}: "text" is not valid Unicode ({error.reason}).') from error
-    return document
+    return checked_text(document, '"text"', f"{path}, line {number}")
 
 
 def adds_bos(tokenizer) -> bool:

@@ -105,6 +105,7 @@ ALLOWED = {
     "errors": set(),
     "version": set(),
     "processes": set(),
+    "json_text": {"errors"},
     "ranks": {"errors"},
     "families": {"errors"},
     "kernels": {"kernels"},

@@ -23,6 +23,7 @@ from pathlib import Path
 from ..calibration import DATASETS as CALIBRATION_DATASETS
 from ..calibration import FILE_SUFFIXES
 from ..errors import NeuronMMError
+from ..json_text import checked_text
 
 
 # name -> (repository, configuration, data files, what joins two rows)
@@ -101,12 +102,7 @@ def document(row: dict, place: str) -> str:
     values = {name: row.get(name, "") for name in names}
     values["input"] = values.get("input") or ""  # null means none
     for name, value in values.items():
-        if not isinstance(value, str):
-            raise NeuronMMError(f'{place}: "{name}" must be a string, got {type(value).__name__}.')
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can name half a surrogate pair
-            raise NeuronMMError(f'{place}: "{name}" is not valid Unicode ({error.reason}).') from error
+        checked_text(value, f'"{name}"', place)
     if "text" in values:
         return values["text"]
     paired = ", paired with an input that provides further context" if values["input"] else ""

@@ -14,6 +14,7 @@
 """Fields of a row of data, with errors that name the row."""
 
 from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.json_text import checked_text
 
 
 def value(row: dict, name: str, place: str):
@@ -49,14 +50,3 @@ def texts(row: dict, name: str, place: str) -> list[str]:
     if not isinstance(found, list):
         raise NeuronMMError(f'{place}: "{name}" must be a list of strings, got {type(found).__name__}.')
     return [checked_text(item, f'"{name}"[{index}]', place) for index, item in enumerate(found)]
-
-
-def checked_text(found, name: str, place: str) -> str:
-    """`found`, if it is a string that can be encoded."""
-    if not isinstance(found, str):
-        raise NeuronMMError(f"{place}: {name} must be a string, got {type(found).__name__}.")
-    try:
-        found.encode()
-    except UnicodeEncodeError as error:  # JSON can name half a surrogate pair
-        raise NeuronMMError(f"{place}: {name} is not valid Unicode ({error.reason}).") from error
-    return found
