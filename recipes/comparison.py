@@ -17,13 +17,11 @@ The difference is taken example by example, so that what makes an example easy o
 standard error is therefore smaller than that of two figures measured on different examples.
 """
 
-import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from .data.tasks import MULTIPLE_CHOICE
 from .metrics.by_name import metric
+from .metrics.window_metrics import token_mean
 from .report.figures import speedup
 from .scoring.examples import TaskResult
 
@@ -62,7 +60,7 @@ def _gamma(entry: dict, base: dict) -> float | None:
     return metric("speedup_degradation").compute(**accuracies, speedup=faster)["gamma"]
 
 
-def paired(own: Sequence[float], other: Sequence[float], weights: Sequence[float] | None = None) -> dict:
+def paired(own: Sequence[float], other: Sequence[float], weights: Sequence[int] | None = None) -> dict:
     """Mean of own - other over the same examples, and its standard error.
 
     Args:
@@ -72,14 +70,6 @@ def paired(own: Sequence[float], other: Sequence[float], weights: Sequence[float
     Returns:
         "difference" and "stderr"; None for the latter with one example.
     """
-    differences = np.asarray(own, np.float64) - np.asarray(other, np.float64)
-    weights = np.ones_like(differences) if weights is None else np.asarray(weights, np.float64)
-    mean = differences.sum() / weights.sum()
-    n = len(differences)
-    if n < 2:
-        return {"difference": float(mean), "stderr": None}
-    residuals = differences - mean * weights
-    return {
-        "difference": float(mean),
-        "stderr": math.sqrt(n / (n - 1) * float(residuals @ residuals)) / float(weights.sum()),
-    }
+    differences = [one - another for one, another in zip(own, other, strict=True)]
+    mean = token_mean(differences, [1] * len(differences) if weights is None else weights, "difference")
+    return {"difference": mean.mean, "stderr": mean.stderr}

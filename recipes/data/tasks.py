@@ -48,7 +48,6 @@ class Task:
         name: as options and reports name it.
         kind: "perplexity" or "multiple_choice".
         title: for tables and plots.
-        short: the column of the paper's accuracy table.
         split: "test" or "validation".
         hub: where the data come from by default.
         file: how the name of a local file begins.
@@ -60,7 +59,6 @@ class Task:
     name: str
     kind: str
     title: str
-    short: str
     split: str
     hub: Hub
     file: str
@@ -69,21 +67,18 @@ class Task:
     layouts: tuple[str, ...] = ()
 
 
-def _text(name: str, title: str, short: str, split: str, hub: Hub, suffix: str, layouts: tuple[str, ...]) -> Task:
-    return Task(name, PERPLEXITY, title, short, split, hub, f"{name}.{split}", suffix, ("perplexity",), layouts)
+def _text(name: str, title: str, split: str, hub: Hub, suffix: str, layouts: tuple[str, ...]) -> Task:
+    return Task(name, PERPLEXITY, title, split, hub, f"{name}.{split}", suffix, ("perplexity",), layouts)
 
 
-def _questions(
-    name: str, title: str, short: str, split: str, hub: Hub, metrics: tuple[str, ...] = ("acc", "acc_norm")
-) -> Task:
-    return Task(name, MULTIPLE_CHOICE, title, short, split, hub, f"{name}.{split}", ".jsonl", metrics)
+def _questions(name: str, title: str, split: str, hub: Hub, metrics: tuple[str, ...] = ("acc", "acc_norm")) -> Task:
+    return Task(name, MULTIPLE_CHOICE, title, split, hub, f"{name}.{split}", ".jsonl", metrics)
 
 
 _ALL = (
     _text(
         "wikitext2",
         "WikiText-2",
-        "WikiText2",
         "test",
         Hub("Salesforce/wikitext", "wikitext-2-raw-v1"),
         ".txt",
@@ -91,7 +86,6 @@ _ALL = (
     ),
     _text(
         "ptb",
-        "PTB",
         "PTB",
         "test",
         # The repository holds a loading script, which datasets 4 and newer do not run; this branch holds its output.
@@ -106,21 +100,18 @@ _ALL = (
     _text(
         "c4",
         "C4",
-        "C4",
         "validation",
         Hub("allenai/c4", data_file="en/c4-validation.00000-of-00008.json.gz", streaming=True),
         ".jsonl",
         ("joined",),
     ),
-    _questions("openbookqa", "OpenBookQA", "Openb.", "test", Hub("allenai/openbookqa", "main")),
-    _questions("arc_easy", "ARC-easy", "ARC_e", "test", Hub("allenai/ai2_arc", "ARC-Easy")),
-    _questions("arc_challenge", "ARC-challenge", "ARC_c", "test", Hub("allenai/ai2_arc", "ARC-Challenge")),
+    _questions("openbookqa", "OpenBookQA", "test", Hub("allenai/openbookqa", "main")),
+    _questions("arc_easy", "ARC-easy", "test", Hub("allenai/ai2_arc", "ARC-Easy")),
+    _questions("arc_challenge", "ARC-challenge", "test", Hub("allenai/ai2_arc", "ARC-Challenge")),
     # Its two rows share what is scored and differ in what comes before, so a length to divide by means nothing.
-    _questions(
-        "winogrande", "WinoGrande", "WinoG.", "validation", Hub("allenai/winogrande", "winogrande_xl"), ("acc",)
-    ),
-    _questions("hellaswag", "HellaSwag", "HellaS.", "validation", Hub("Rowan/hellaswag")),
-    _questions("mathqa", "MathQA", "MathQA", "test", Hub("regisss/math_qa")),
+    _questions("winogrande", "WinoGrande", "validation", Hub("allenai/winogrande", "winogrande_xl"), ("acc",)),
+    _questions("hellaswag", "HellaSwag", "validation", Hub("Rowan/hellaswag")),
+    _questions("mathqa", "MathQA", "test", Hub("regisss/math_qa")),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
