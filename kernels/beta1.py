@@ -143,9 +143,17 @@ class Beta1:
         """Loads `tiles` tiles of rows in one transfer: dst (128, tiles, columns) holds row first + 128 t + p at [p, t]."""
         dst.tensor[dst.index] = self.nl.load(self._rows(src, partitions, first, tiles, columns, (1, partitions)))
 
-    def load_interleaved(self, dst: Destination, src, first, tiles: int, columns: Block) -> None:
-        """The same, with row first + tiles p + t at [p, t]: where the columns are all, a partition's rows lie in a row."""
-        dst.tensor[dst.index] = self.nl.load(self._rows(src, 128, first, tiles, columns, (tiles, 1)))
+    def load_interleaved(self, dst, src, first, blocks: int, interleave: int, columns: Block) -> None:
+        """The same with `interleave` rows in a row of a partition: row first + 128 J b + J p + t at [p, J b + t].
+
+        Where the columns are all, J rows make one descriptor. `dst`: the whole tile (128, J blocks, columns).
+        """
+        p = self.nl.arange(128)[:, None, None, None]
+        b = self.nl.arange(blocks)[None, :, None, None]
+        t = self.nl.arange(interleave)[None, None, :, None]
+        n = self.nl.arange(columns.size)[None, None, None, :]
+        source = src[p * interleave + b * (128 * interleave) + (t + first), n + columns.start]
+        dst[p, b * interleave + t, n] = self.nl.load(source)
 
     def store_tiles(self, dst, src, first, tiles: int, columns: Block, partitions: int = 128) -> None:
         """The inverse of `load_tiles`: `src` (128, tiles, columns) on chip to rows of `dst` in HBM."""

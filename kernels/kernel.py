@@ -145,7 +145,10 @@ class Kernel:
     def plan(
         self, *args, target: str | Machine = "trn1", cores: int | None = None, options: Mapping | None = None, **kwargs
     ):
-        """The plan for these tensors (arrays or `Spec`s) on a machine, for 1 core where `cores` is None.
+        """The plan of least predicted time for these tensors (arrays or `Spec`s) on a machine, for 1 core where `cores` is None.
+
+        The planner looks at all block sizes that fit and names the few that may be the quickest; the engine model decides
+        between them (`latency.predict`). Plans of equal calls are made once.
 
         Args:
             options: restrict the search, by the names of the planner's own parameters.
@@ -161,11 +164,10 @@ class Kernel:
         tensors, settings = self.bind(*args, **kwargs)
         shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
         dtype = dtype_name(next(iter(tensors.values())))
-        plan = self.planner(shapes, dtype, get_machine(target), programs, **settings, **self._options(options))
-        if not isinstance(plan, Plan):
-            return plan
-        transposed = settings.get("x_transposed", False)
-        return replace(plan, kernel=self.name, shapes=tuple(shapes.items()), x_transposed=transposed)
+        chosen = tuple(sorted(self._options(options).items()))
+        return _quickest(
+            self, tuple(shapes.items()), dtype, get_machine(target), programs, tuple(sorted(settings.items())), chosen
+        )
 
     def planned(self, plan, tensors: dict, settings: dict, target: Machine, cores: int | None):
         """`plan` if it was made for this call, or a new one where it is None. Without `cores`, those of the plan count.
@@ -229,6 +231,26 @@ class Kernel:
         if found is None:
             raise KernelError(f"{self.name}: the Neuron SDK is not installed")
         return found[0].jit(self.body)
+
+
+@functools.lru_cache(maxsize=1024)
+def _quickest(
+    kernel: Kernel, shapes: tuple, dtype: str, machine: Machine, cores: int, settings: tuple, options: tuple
+):
+    """Of the plans that the planner names, the one of least predicted time; the first of equal ones."""
+    found = kernel.planner(dict(shapes), dtype, machine, cores, **dict(settings), **dict(options))
+    if not isinstance(found, list | Plan):
+        return found
+    transposed = dict(settings).get("x_transposed", False)
+    plans = [
+        replace(plan, kernel=kernel.name, shapes=shapes, x_transposed=transposed)
+        for plan in (found if isinstance(found, list) else [found])
+    ]
+    if len(plans) == 1:
+        return plans[0]
+    from .latency.prediction import quickest  # it runs kernels
+
+    return quickest(kernel, {name: Spec(shape, dtype) for name, shape in shapes}, dict(settings), machine, plans)
 
 
 KERNELS: dict[str, Kernel] = {}

@@ -42,9 +42,7 @@ def load_weight(nk, w, rows, columns, interleave: int = 1):
     """A block of W on chip: (128, tiles, columns), row rows.start + 128 t + p at [p, t], or in a strip's interleaved order."""
     tile = nk.sbuf((P, tiles(rows.size), columns.size), w.dtype)
     if interleave > 1:
-        for b in nk.blocks(rows.size, P * interleave):
-            at = to(tile)[0:P, nk.ds(b.index * interleave, interleave), 0 : columns.size]
-            nk.load_interleaved(at, w, rows.start + b.start, interleave, columns)
+        nk.load_interleaved(tile, w, rows.start, rows.size // (P * interleave), interleave, columns)
         return tile
     for p, first, count in regions(rows.size):
         at = to(tile)[0:p, nk.ds(first, count), 0 : columns.size]
@@ -74,9 +72,19 @@ class _Stream:
         strip = product.strip
         self.whole = blocks.depth >= strip.extent
         ends_with_a_tile("depth", blocks.depth, strip.extent, strip.interleave)
+        # (weight tile, activation tile, its first tile index, rows): what stays while the block is worked on.
         self.loaded = None
         if self.whole:
-            self.loaded = [self._load(nk.block(piece.first, piece.size)) for piece in strip.pieces]
+            self.loaded = [
+                (self._load(nk.block(piece.first, piece.size)), piece.tile, piece.base, piece.size)
+                for piece in strip.pieces
+            ]
+        elif blocks.abreast:
+            self.loaded = [
+                (self._load(nk.block(piece.first + d.start, d.size)), piece.tile, piece.base + d.start // P, d.size)
+                for piece in strip.pieces
+                for d in nk.blocks(piece.size, self.depth, unroll=True)
+            ]
         self.bias = None if product.bias is None else load_bias(nk, product.bias, columns)
 
     def _load(self, rows):
@@ -85,15 +93,16 @@ class _Stream:
     def tiles(self):
         """(weight tile, its tile index, activation tile, its tile index, rows): the contraction, 128 at a time."""
         nk = self.nk
-        for number, piece in enumerate(self.product.strip.pieces):
-            if self.whole:
-                for k in nk.blocks(piece.size, P):
-                    yield self.loaded[number], k.index, piece.tile, k.index + piece.base, k.size
-            else:
-                for d in nk.blocks(piece.size, self.depth):
-                    tile = self._load(nk.block(piece.first + d.start, d.size))
-                    for k in nk.blocks(d.size, P):
-                        yield tile, k.index, piece.tile, d.index * (self.depth // P) + k.index + piece.base, k.size
+        if self.loaded is not None:
+            for tile, x, first, size in self.loaded:
+                for k in nk.blocks(size, P):
+                    yield tile, k.index, x, k.index + first, k.size
+            return
+        for piece in self.product.strip.pieces:
+            for d in nk.blocks(piece.size, self.depth):
+                tile = self._load(nk.block(piece.first + d.start, d.size))
+                for k in nk.blocks(d.size, P):
+                    yield tile, k.index, piece.tile, d.index * (self.depth // P) + k.index + piece.base, k.size
 
 
 def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, finish, interleave: int = 1) -> None:
@@ -116,23 +125,34 @@ def columns_on_partitions(nk, products: list[Product], columns, blocks: Blocks, 
         here = nk.block(columns.start + c.start, c.size)
         streams = [_Stream(nk, product, here, blocks) for product in products]
         base = c.index * tiles(blocks.width)
-        if all(stream.whole for stream in streams):
+        if not all(stream.whole for stream in streams):
+            left = list(feature_tiles(nk, 0, c.size, interleave, unroll=True))
+            for count in cut(len(left), blocks.abreast or len(left)):
+                abreast, left = left[:count], left[count:]
+                sums = [_side_by_side(nk, stream, abreast, M, ones) for stream in streams]
+                for n in abreast:
+                    for m in nk.blocks(M, F, unroll=True):
+                        finish([banks[n.index, m.index] for banks in sums], base + n.index, n.size, m)
+        elif blocks.group < interleave:  # the tiles that share features follow each other, each in a bank of its own
+            for n in feature_tiles(nk, 0, c.size, interleave):
+                for m in nk.blocks(M, F):
+                    sums = [_column_sums(nk, stream, [n], n.size, m, ones) for stream in streams]
+                    finish(sums, base + n.index, n.size, m)
+        else:
             for g in nk.blocks(c.size, blocks.group * P):
                 for m in nk.blocks(M, F):
-                    sums = [_column_sums(nk, stream, g, m, ones, interleave) for stream in streams]
+                    sums = [
+                        _column_sums(nk, stream, feature_tiles(nk, g.start, g.size, interleave), g.size, m, ones)
+                        for stream in streams
+                    ]
                     finish(sums, base + g.index * blocks.group, g.size, m)
-        else:
-            sums = [_side_by_side(nk, stream, c.size, M, ones, interleave) for stream in streams]
-            for n, extent in enumerate(cut(c.size, P)):
-                for m in nk.blocks(M, F, unroll=True):
-                    finish([banks[n, m.index] for banks in sums], base + n, extent, m)
 
 
-def _column_sums(nk, stream: _Stream, g, m, ones, interleave: int):
+def _column_sums(nk, stream: _Stream, columns, extent: int, m, ones):
     """The tiles of a group in one bank, each summed over all of K before the next begins."""
-    acc = nk.accumulator((P, tiles(g.size), m.size))
-    for n in feature_tiles(nk, g.start, g.size, interleave):
-        at = to(acc)[0 : n.size, n.index, 0 : m.size]
+    acc = nk.accumulator((P, tiles(extent), m.size))
+    for n in columns:
+        at = to(acc)[0 : n.size, n.index if extent > P else 0, 0 : m.size]
         for w, wk, x, xk, k in stream.tiles():
             nk.matmul(at, stationary=n.of(w, k, wk), moving=x[0:k, xk, m.ds])
         if stream.bias is not None:
@@ -141,11 +161,9 @@ def _column_sums(nk, stream: _Stream, g, m, ones, interleave: int):
     return acc
 
 
-def _side_by_side(nk, stream: _Stream, extent: int, M: int, ones, interleave: int) -> dict:
-    """All tiles of a block, in banks of their own by (tile of columns, block of rows): each row of the weight is used as it comes."""
-    places = [
-        (n, m) for n in feature_tiles(nk, 0, extent, interleave, unroll=True) for m in nk.blocks(M, F, unroll=True)
-    ]
+def _side_by_side(nk, stream: _Stream, columns: list, M: int, ones) -> dict:
+    """Tiles in banks of their own by (tile of columns, block of rows): each row of the weight is used as it comes."""
+    places = [(n, m) for n in columns for m in nk.blocks(M, F, unroll=True)]
     banks = {(n.index, m.index): nk.accumulator((P, 1, m.size)) for n, m in places}
     for w, wk, x, xk, k in stream.tiles():
         for n, m in places:

@@ -73,6 +73,12 @@ class Plan:
         if not isinstance(self.stages, dict) or not all(isinstance(b, Blocks) for b in self.stages.values()):
             raise PlanError(f"plan: stages must be a dict of Blocks by stage, got {self.stages!r}")
 
+    @property
+    def key(self) -> tuple:
+        """What the kernel does differently from one plan to another."""
+        blocks = tuple(sorted(self.stages.items(), key=lambda item: item[0]))
+        return self.B_M, self.chunk, self.part, blocks, self.interleave_x, self.interleave_h
+
     def stage(self, name: str) -> Blocks:
         """The blocks of a stage."""
         if name not in self.stages:

@@ -18,10 +18,15 @@ from dataclasses import dataclass
 from itertools import product
 
 from .errors import PlanError
+from .latency.work import rates_of
 from .machine import MACHINES, Machine
 from .plan import MatmulPlan, Plan
 from .search import Search, Stage, strips
 from .tiling import F, P, cut, tiles
+
+
+BEYOND = 1.25  # times the best estimate: what is worse is not tried
+FINALISTS = 4
 
 
 @dataclass(frozen=True)
@@ -84,24 +89,38 @@ class _Task:
             f"{self.name}: {why}: run it on one core, or compose the layer of low_rank_fused and matmul, which split N"
         )
 
-    def best(
-        self, M: int, split: str, sizes: list[int], parts: list[int], flops: float, result: int, build: Callable
-    ) -> Plan:
-        """The plan of least predicted time for M rows, over strips of `sizes` rows and X in `parts`.
+    def best(self, M: int, split: str, sizes: list[int], parts: list[int], build: Callable) -> list[Plan]:
+        """Plans for M rows over strips of `sizes` rows and X in `parts`: the few that may be the quickest, best estimate first.
 
-        `build(search, part)` goes through the phases; `flops` and `result` (bytes) are those of one core.
+        `build(search, part)` goes through the phases.
         """
-        found = None
-        for size, part in product(sizes, parts):
-            search = Search(self.machine, self.itemsize, size)
-            build(search, part)
-            if search.fits:
-                score = search.score(flops, M // self.cores if split == "M" else M, result)
-                if found is None or score < found[0]:
-                    found = score, search, part
-        if found is None:
-            raise self.nothing_fits()
-        _, search, part = found
+        rates, rows = rates_of(self.machine, self.itemsize), M // self.cores if split == "M" else M
+        found: list[tuple[float, Plan]] = []
+        missing: list[tuple[int, str]] = []
+        for size in sizes:
+            strips = rows / size
+            least = None
+            for part in parts:
+                for hasty, interleave in product((True, False), repeat=2):
+                    search = Search(rates, size, hasty, interleave)
+                    build(search, part)
+                    if search.fits:
+                        least = min(least or search.bound(strips), search.bound(strips))
+                        found.append((search.estimate(strips), self._plan(search, M, split, part)))
+                    elif search.missing:
+                        missing.append(search.missing[::-1])
+                if least is not None:  # fewer features of X at once only cost additions
+                    break
+            # Smaller strips read the weights more often: once that alone takes longer, so does whatever follows.
+            if least is not None and least > BEYOND * min(estimate for estimate, _ in found):
+                break
+        if not found:
+            raise self.nothing_fits(min(missing, default=None))
+        found.sort(key=lambda pair: pair[0])
+        close = [plan for estimate, plan in found if estimate <= BEYOND * found[0][0]]
+        return list({plan.key: plan for plan in reversed(close)}.values())[::-1][:FINALISTS]
+
+    def _plan(self, search: Search, M: int, split: str, part: int) -> Plan:
         return Plan(
             machine=self.machine.name,
             dtype=self.dtype,
@@ -119,10 +138,12 @@ class _Task:
             psum_banks=search.banks,
         )
 
-    def nothing_fits(self) -> PlanError:
+    def nothing_fits(self, missing: tuple[int, str] | None = None) -> PlanError:
+        lacking = f"; at best, {missing[1]} are {missing[0]} bytes per partition too large" if missing else ""
         return PlanError(
             f"{self.name}: no block sizes fit {self.listed} ({self.dtype}) into {self.machine.sbuf_budget} bytes per partition"
-            f" of SBUF and {self.machine.psum_banks} banks of PSUM of {self.machine.name}: leave the layer to the compiler"
+            f" of SBUF and {self.machine.psum_banks} banks of PSUM of {self.machine.name}{lacking}: leave the layer to the"
+            " compiler"
         )
 
 
@@ -137,7 +158,7 @@ def _sizes(M: int, B_M: int | None) -> list[int]:
 
 def plan_matmul(
     shapes: dict, dtype: str, machine: Machine, cores: int, x_transposed: bool = False, B_M: int | None = None
-) -> Plan:
+) -> list[Plan]:
     """Blocks of X W with a strip of X resident; `B_M` fixes its rows."""
     task = _Task("X W", shapes, dtype, machine, cores, x_transposed)
     (M, K), (Kw, N) = task.rows(), shapes["w"]
@@ -149,13 +170,13 @@ def plan_matmul(
         search.load(K, 0, x_transposed)
         search.stage(Stage("w", "rows", ((K,),), n, search.M, task.itemsize, biased=biased), search.strip(K))
 
-    return task.best(M, split, _sizes(m, B_M), [0], 2 * m * K * n, m * n * task.itemsize, build)
+    return task.best(M, split, _sizes(m, B_M), [0], build)
 
 
 def plan_low_rank(
     shapes: dict, dtype: str, machine: Machine, cores: int, x_transposed: bool = False, B_M: int | None = None,
     B_N: int | None = None, reload: bool = False,
-) -> Plan:  # fmt: skip
+) -> list[Plan]:  # fmt: skip
     """Blocks of X U V; `B_M` fixes the rows of a strip, `B_N` the columns of V of one transfer.
 
     reload: the intermediate goes through HBM, and is read back in strips.
@@ -167,6 +188,7 @@ def plan_low_rank(
     m, n = (M // cores, N) if split == "M" else (M, N // cores)
 
     def build(search: Search, part: int) -> None:
+        search.interleave_x = 1 if part else search.joined(K, [r])
         made = search.enter(K, {"u": r}, x_transposed, part, keep=False)
         if search.fits:
             contraction = (r,) if reload else made["u"]
@@ -176,14 +198,13 @@ def plan_low_rank(
             )
             search.stage(stage, search.strip(r) if reload else sum(map(search.strip, contraction)))
 
-    flops = 2 * m * r * (K + n)
-    return task.best(M, split, _sizes(m, B_M), _parts(K), flops, m * n * task.itemsize, build)
+    return task.best(M, split, _sizes(m, B_M), _parts(K), build)
 
 
 def plan_low_rank_sequential(
     shapes: dict, dtype: str, machine: Machine, cores: int, x_transposed: bool = False, B_M: int | None = None,
     B_N: int | None = None,
-) -> Plan:  # fmt: skip
+) -> list[Plan]:  # fmt: skip
     """Blocks of X U V with the intermediate through HBM."""
     return plan_low_rank(shapes, dtype, machine, cores, x_transposed, B_M, B_N, reload=True)
 
@@ -249,17 +270,17 @@ def _expand(search: Search, contractions: tuple, columns: int, stored: bool, **h
     )  # fmt: skip
 
 
-def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
+def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> list[Plan]:
     """`form`: of the last product, rows or columns; None for the first half alone."""
-    shapes, s, gated = task.shapes, task.itemsize, _gated(task)
+    shapes, gated = task.shapes, _gated(task)
     M, H, I, entering = gated.M, gated.H, gated.I, gated.ranks  # noqa: E741
     split = task.split(M, I, {None: "MN", "rows": "M", "columns": ""}[form])
     m, i = (M // task.cores, I) if split == "M" else (M, I // task.cores)
     dense = None in gated.sources
 
     def build(search: Search, part: int) -> None:
-        if form == "columns":  # weights are read once: short rows are worth joining
-            search.interleave_x = search.joined(H, entering.values())
+        search.interleave_x = search.joined(H, entering.values()) if not part else 1
+        if form is not None:
             search.interleave_h = search.joined(I, [shapes["down"][1]])
         made = search.enter(H, entering, task.transposed, part, keep=dense)
         if not search.fits:
@@ -275,13 +296,8 @@ def _plan_mlp(task: _Task, form: str | None, B_M: int | None = None) -> Plan:
         if search.stage(stage, stays + h) and form is not None:
             _build_down(search, shapes, I, H, form)
 
-    contracted = sum(entering.get(source, H) for source in gated.sources)
-    flops = 2 * m * (sum(r * H for r in entering.values()) + i * contracted)
-    if form is not None:
-        flops += 2 * m * (shapes["down"][1] * (I + H) if "down_v" in shapes else I * H)
     sizes = [m] if form == "columns" else _sizes(m, B_M)
-    result = m * (i if form is None else H) * s
-    return task.best(M, split, sizes, [0] if dense else _parts(H), flops, result, build)
+    return task.best(M, split, sizes, [0] if dense else _parts(H), build)
 
 
 def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None:  # noqa: E741
@@ -308,7 +324,7 @@ def _build_down(search: Search, shapes: dict, I: int, H: int, form: str) -> None
 def plan_gated_matmul(
     shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False,
     B_M: int | None = None,
-) -> Plan:  # fmt: skip
+) -> list[Plan]:  # fmt: skip
     """Blocks of activation(Xg G) * (Xu W), whatever the activation, with strips of both inputs resident."""
     task = _Task("gated X W", shapes, dtype, machine, cores, x_transposed)
     (M, Kg), (Mu, Ku), (_, N) = task.rows("x_gate"), task.rows("x_up"), shapes["gate"]
@@ -329,13 +345,13 @@ def plan_gated_matmul(
         stage = _expand(search, ((Kg,), (Ku,)), n, stored=True, exact=exact, biased=any(biased))
         search.stage(stage, search.strip(Kg) + search.strip(Ku))
 
-    return task.best(M, split, _sizes(m, B_M), [0], 2 * m * (Kg + Ku) * n, m * n * task.itemsize, build)
+    return task.best(M, split, _sizes(m, B_M), [0], build)
 
 
 def plan_mlp_up(
     shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False,
     B_M: int | None = None,
-) -> Plan:  # fmt: skip
+) -> list[Plan]:  # fmt: skip
     """Blocks of the first half of an MLP, whatever its activation."""
     return _plan_mlp(_Task("MLP up", shapes, dtype, machine, cores, x_transposed), None, B_M)
 
@@ -343,14 +359,14 @@ def plan_mlp_up(
 def plan_mlp(
     shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False,
     B_M: int | None = None,
-) -> Plan:  # fmt: skip
+) -> list[Plan]:  # fmt: skip
     """Blocks of the whole MLP in one kernel."""
     return _plan_mlp(_Task("MLP", shapes, dtype, machine, cores, x_transposed), "rows", B_M)
 
 
 def plan_mlp_decode(
     shapes: dict, dtype: str, machine: Machine, cores: int, activation: str = "silu", x_transposed: bool = False
-) -> Plan:
+) -> list[Plan]:
     """Blocks of the MLP for at most 128 rows."""
     task = _Task("MLP decode", shapes, dtype, machine, cores, x_transposed)
     M, _ = task.rows()
@@ -377,11 +393,15 @@ def plan_matmul_tiled(shapes: dict, dtype: str, machine: Machine, cores: int) ->
 
 
 def plan_matmul_blocked(shapes: dict, dtype: str, machine: Machine, cores: int) -> MatmulPlan:
-    """The blocked baseline: blocks of 1024 columns, sums of as many rows as fit, then the largest blocks of K and M that do."""
+    """The blocked baseline: blocks of 1024 columns, sums of as many rows as fit, then the largest blocks of K and M that do.
+
+    Blocks of K below 512 only where nothing else fits: sums are added to once for each.
+    """
     task, M, K, N, split = _baseline(shapes, dtype, machine, cores)
     m, n = (M // cores, N) if split == "M" else (M, N // cores)
     s, B_N = task.itemsize, min(1024, n)
-    for rows, B_K, B_M in product(strips(m), (1024, 512, 256), (2048, 1024, 512)):
+    choices = [choice for depths in ((1024, 512), (256,)) for choice in product(strips(m), depths, (2048, 1024, 512))]
+    for rows, B_K, B_M in choices:
         B_K, B_M = min(B_K, K), min(B_M, rows)
         sums = tiles(rows) * B_N * 4
         blocks = max(tiles(B_K) * (B_M + B_N) * s, B_N * s)

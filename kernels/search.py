@@ -11,27 +11,28 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The search for block sizes: what a kernel holds on chip phase by phase, and what its transfers cost.
+"""The search for block sizes: what a stage may be, what it would hold and take, and the phases of a kernel that follow each other.
 
-Bytes of SBUF are counted per partition. A choice is judged by the larger of two times, of the products on the tensor engine
-and of the transfers, where a descriptor below 2 KiB costs as much as one of 2 KiB: that ratio of 2.1 between runs of 1 KiB
-and saturation is what the matrix multiplication tutorial of the Neuron documentation measures on trn1.
+Bytes of SBUF are counted per partition. A stage is judged by the seconds of its busiest engine and by what its first
+transfer keeps the others waiting (`latency.work`): all its blocks that fit are looked at. Of the kernel that results, an
+estimate is made of the sums over its phases; the few of best estimate are then compared by the engine model (`Kernel.plan`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
-from .machine import Machine
+from .engines import DMA, SCALAR, TENSOR, VECTOR
+from .latency.dma import SATURATES
+from .latency.work import Rates, emptying, entering, multiplying, streaming
 from .tiling import Blocks, F, P, cut, tiles
 
 
-EFFICIENT_RUN = 2048  # bytes
-
-
-def moved(size: int, run: int) -> float:
-    """Bytes that `size` bytes in descriptors of `run` bytes cost as much as."""
-    return size * max(1.0, EFFICIENT_RUN / run)
+SPARE = 0.25  # what a second of DMA costs where another engine is busier
+SOON = 2.5e-6  # seconds: a first transfer that is there by then keeps nobody waiting
+DEPTHS = (256, 512, 1024)  # of transfers that stay on chip while tiles are summed abreast
 
 
 def divisors(n: int) -> list[int]:
@@ -60,6 +61,20 @@ class Held:
     single: int = 0
     buffered: int = 0
     banks: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Blocks of a stage, what they hold, the seconds that each engine works, and those until the first transfer is there."""
+
+    blocks: Blocks
+    held: Held
+    work: Counter
+    lead: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.work.values())
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,8 @@ class Stage:
     def held(self, b: Blocks) -> Held:
         weights = 0
         for parts in self.contractions:
-            count = sum(map(tiles, parts)) if b.depth >= sum(parts) else max(tiles(min(b.depth, k)) for k in parts)
+            everything = b.abreast or b.depth >= sum(parts)
+            count = sum(map(tiles, parts)) if everything else max(tiles(min(b.depth, k)) for k in parts)
             weights += count * b.width * self.itemsize
         bias = len(self.contractions) * b.width * self.itemsize if self.biased else 0
         ones = self.M * self.itemsize if self.biased else 0
@@ -112,6 +128,8 @@ class Stage:
         single = weights + bias + ones + b.group * self.working + stored + sums
         # Sums that follow each other are emptied from one bank while the next are made in another.
         banks = 2 * len(self.contractions) if self._whole(b.depth) or b.partial else self._side_by_side(b.width)
+        if b.abreast:
+            banks = self._side_by_side(min(b.width, b.abreast * P))
         return Held(single, single + weights + bias + stored, banks)
 
     def candidates(self) -> Iterator[Blocks]:
@@ -124,96 +142,147 @@ class Stage:
             if not whole or self.form == "rows":
                 yield Blocks(width, depth)
             if self.form == "columns" and (whole or self.partial and single):
-                together = max(1, F // self.M)
-                groups = [g for g in divisors(tiles(width)) if g <= together and g % self.produces == 0]
-                if groups:
-                    yield Blocks(width, depth, groups[-1], partial=not whole)
+                groups = [g for g in divisors(tiles(width)) if g <= max(1, F // self.M)]
+                groups = [g for g in groups if g % self.produces == 0 or g == 1]
+                yield Blocks(width, depth, groups[-1], partial=not whole)
+            if self.form == "columns" and not whole and len(self.contractions) == 1 and depth in DEPTHS:
+                abreast = 8 // -(-self.M // F)
+                if abreast and abreast < tiles(width):
+                    yield Blocks(width, depth, abreast=abreast)
 
-    def choose(self, machine: Machine, stays: Callable[[Blocks], int]) -> tuple[Blocks, Held] | None:
-        """The best blocks that fit beside what stays: efficient descriptors, no sums in SBUF, large transfers."""
-        best = None
-        for b in self.candidates():
-            held = self.held(b)
-            if held.banks > machine.psum_banks or stays(b) + held.buffered > machine.sbuf_budget:
-                continue
-            together = min(tiles(b.depth) * b.width, 2**13)
-            score = (-self.cost(b), not b.partial, self._whole(b.depth), together, -held.buffered)
-            if best is None or score > best[0]:
-                best = score, b, held
-        return best and best[1:]
+    def vector(self, b: Blocks, rates: Rates) -> float:
+        """Seconds of VectorE for sums in SBUF."""
+        if not b.partial:
+            return 0.0
+        elements = tiles(self.N) * self.M
+        parts = len(cut(sum(self.contractions[0]), b.depth))
+        count = sum(len(cut(tiles(width), b.group)) for width in cut(self.N, b.width)) * len(cut(self.M, F))
+        cycles = parts * (elements + count * rates.constants.overhead) + elements
+        return cycles / rates.machine.vector_clock
 
-    def vector(self, b: Blocks) -> float:
-        """Cycles of VectorE for sums in SBUF."""
-        parts = len(cut(sum(self.contractions[0]), b.depth)) if b.partial else 0
-        return (parts + 1.5) * tiles(self.N) * self.M if parts else 0.0
+    def work(self, b: Blocks, rates: Rates) -> Counter:
+        """Seconds that each engine works."""
+        count = len(self.contractions)
+        work = emptying(rates, self.form, count, self.M, self.N, b)
+        work[DMA] = streaming(rates, self.contractions, self.N, b, self.interleave)
+        work[TENSOR] = multiplying(rates, self.form, self.contractions, self.M, self.N, b)
+        work[VECTOR] += self.vector(b, rates)
+        s = self.itemsize
+        if self.form == "rows":
+            work[DMA] += sum(rates.dma(self.M * width * s, width * s, width * s) for width in cut(self.N, b.width))
+        elif self.stored:
+            work[DMA] += sum(rates.dma(m * self.N * s, m * s, b.group * m * s) for m in cut(self.M, F))
+        return work
 
-    def cost(self, b: Blocks) -> float:
-        """Bytes that streaming the weights costs as much as, see `moved`."""
-        rows = sum(map(sum, self.contractions))
+    def lead(self, b: Blocks, rates: Rates) -> float:
+        """Seconds of the first transfers, before a product can begin."""
+        rows = sum(min(b.depth, sum(parts)) for parts in self.contractions)
         joined = self.interleave if b.width >= self.N else 1
-        return sum(
-            moved(rows * width * self.itemsize, joined * width * self.itemsize) for width in cut(self.N, b.width)
-        )
+        run = joined * b.width * self.itemsize
+        return rates.dma(rows * b.width * self.itemsize, run, max(run, tiles(rows) * b.width * self.itemsize))
+
+    def choose(self, rates: Rates, stays: Callable[[Blocks], int], first: bool) -> tuple[Choice | None, int]:
+        """The best blocks that fit beside what stays, and the bytes per partition that are missing where none do.
+
+        first: nothing before it hides its first transfer.
+        """
+        machine, missing = rates.machine, None
+        for choice in _ranked(self, rates, first):
+            if choice.held.banks > machine.psum_banks:
+                continue
+            over = stays(choice.blocks) + choice.held.buffered - machine.sbuf_budget
+            if over <= 0:
+                return choice, 0
+            missing = over if missing is None else min(missing, over)
+        return None, missing or 0
+
+
+@lru_cache(maxsize=4096)
+def _ranked(stage: Stage, rates: Rates, first: bool) -> tuple[Choice, ...]:
+    """All blocks of a stage, the quickest first; of equal ones those with longer transfers."""
+    choices = [Choice(b, stage.held(b), stage.work(b, rates), stage.lead(b, rates)) for b in stage.candidates()]
+    weight = 1.0 if first else 0.2  # a later one is mostly hidden behind the stage before
+    banks = rates.machine.psum_banks
+
+    def order(choice: Choice) -> tuple:
+        b = choice.blocks
+        together = min(tiles(b.depth) * b.width, 2**13)
+        # Time that DMA has left is time for the transfers of other stages.
+        seconds = choice.seconds + weight * max(0.0, choice.lead - SOON) + SPARE * choice.work[DMA]
+        if 2 * choice.held.banks > banks and not b.abreast:  # products wait until the sums have left
+            seconds += choice.work[SCALAR]
+        return round(seconds, 8), b.partial, -together, choice.held.buffered
+
+    return tuple(sorted(choices, key=order))
 
 
 class Search:
-    """The phases of one kernel with strips of one size: what was chosen, the most that is held, and what is moved per strip."""
+    """The phases of one kernel with strips of one size: what was chosen, the most that is held, and what each engine works."""
 
-    def __init__(self, machine: Machine, itemsize: int, M: int):
-        self.machine, self.itemsize, self.M = machine, itemsize, M
+    def __init__(self, rates: Rates, M: int, hasty: bool = True, interleave: bool = True):
+        self.rates, self.machine, self.itemsize, self.M = rates, rates.machine, rates.itemsize, M
+        self.hasty, self.interleave = hasty, interleave
         self.stages: dict[str, Blocks] = {}
         self.single = self.buffered = self.banks = 0
-        self.moved = 0.0
-        self.vector = 0.0  # cycles of VectorE for sums in SBUF
+        self.phases: list[Counter] = []
+        self.lead = 0.0  # until the first product of a stage
         self.chunk = 0
         self.interleave_x = self.interleave_h = 1
         self.fits = True
+        self.missing: tuple[str, int] | None = None  # what does not fit, and the bytes per partition that it lacks
 
     def joined(self, K: int, ranks) -> int:
         """How many rows of weights (K, r) to join in a descriptor, so that none is short: 1, 2 or 4."""
-        wanted = max((-(-EFFICIENT_RUN // (r * self.itemsize)) for r in ranks), default=1)
+        if not self.interleave:
+            return 1
+        wanted = max((-(-SATURATES // (r * self.itemsize)) for r in ranks), default=1)
         return max(j for j in (1, 2, 4) if j == 1 or K % (P * j) == 0 and j < 2 * wanted)
 
     def strip(self, features: int) -> int:
         """Bytes per partition of a strip of activations."""
         return tiles(features) * self.M * self.itemsize
 
-    def hold(self, stays: int, held: Held = Held()) -> None:  # noqa: B008
+    def hold(self, stays: int, held: Held = Held(), what: str = "strips of activations") -> None:  # noqa: B008
         self.single = max(self.single, stays + held.single)
         self.buffered = max(self.buffered, stays + held.buffered)
         self.banks = max(self.banks, held.banks)
-        self.fits = self.fits and self.buffered <= self.machine.sbuf_budget and self.banks <= self.machine.psum_banks
+        over = stays + held.buffered - self.machine.sbuf_budget
+        if self.fits and over > 0:
+            self.missing = what, over
+        self.fits = self.fits and over <= 0 and self.banks <= self.machine.psum_banks
 
-    def stage(self, stage: Stage, stays: int | Callable[[Blocks], int]) -> Blocks | None:
-        """Chooses the blocks of a stage beside what stays on chip (which may depend on them)."""
+    def stage(self, stage: Stage, stays: int | Callable[[Blocks], int], share: float = 1.0) -> Blocks | None:
+        """Chooses the blocks of a stage beside what stays on chip (which may depend on them); it runs 1 / share times."""
         beside = stays if callable(stays) else lambda b: stays
-        chosen = stage.choose(self.machine, beside)
-        if chosen is None:
+        first = self.hasty and not self.stages
+        choice, missing = stage.choose(self.rates, beside, first)
+        if choice is None:
             self.fits = False
+            self.missing = self.missing or (f"the blocks of stage {stage.name} beside what stays", missing)
             return None
-        blocks, held = chosen
-        self.stages[stage.name] = blocks
-        self.moved += stage.cost(blocks)
-        self.vector += stage.vector(blocks)
-        self.hold(beside(blocks), held)
-        return blocks
+        if not self.stages:
+            self.lead += choice.lead
+        self.stages[stage.name] = choice.blocks
+        self.phases.append(Counter({engine: seconds / share for engine, seconds in choice.work.items()}))
+        self.hold(beside(choice.blocks), choice.held)
+        return choice.blocks
 
     def load(self, features: int, stays: int, transposed: bool) -> None:
         """The transfer of a strip of activations beside what stays; settles the features of one transfer of all."""
         s, strip = self.itemsize, self.strip(features)
+        chunk = features
         if transposed:
-            chunk = features
             self.hold(stays + strip)
-            run = self.M * s
         else:
             for chunk in (4096, 2048, 1024, F):
                 raw = min(chunk, features) * s
                 if stays + strip + 2 * raw <= self.machine.sbuf_budget:
                     break
             self.hold(stays, Held(strip + raw, strip + 2 * raw, 1))
-            run = raw
         self.chunk = min(self.chunk or chunk, chunk)
-        self.moved += moved(self.M * features * s, run)
+        work = entering(self.rates, self.M, features, chunk, transposed)
+        self.lead += work[DMA] if not self.stages else 0.0
+        self.phases.append(work)
 
     def enter(
         self, K: int, weights: dict[str, int], transposed: bool, part: int, keep: bool
@@ -231,7 +300,7 @@ class Search:
 
             def beside(b: Blocks, r=r, done=done, needed=needed) -> int:
                 # The last piece of the product is written when X was read for the last time, unless its tiles follow each other.
-                early = needed or b.depth >= K and (tiles(b.width) > b.group or self.M > F)
+                early = needed or b.abreast or b.depth >= K and (tiles(b.width) > b.group or self.M > F)
                 late = 0 if early else self.strip(cut(r, b.width)[-1])
                 if b.partial:  # its float32 sums are still there then: X alone makes room
                     late = min(late, X)
@@ -257,22 +326,22 @@ class Search:
         self.chunk = min(self.chunk, part)
         for name, r in weights.items():
             stage = Stage(name, "columns", ((part,),), r, self.M, self.itemsize, exact=("width",), partial=False)
-            before = self.moved
-            blocks = self.stage(stage, sums + self.strip(part))
-            if blocks is None:
+            if self.stage(stage, sums + self.strip(part), share=part / K) is None:
                 return {}
-            self.moved = before + stage.cost(blocks) * K / part
-            self.vector += (len(cut(K, part)) + 1.5) * tiles(r) * self.M
+            adding = (len(cut(K, part)) + 1.5) * tiles(r) * self.M / self.machine.vector_clock
+            self.phases.append(Counter({VECTOR: adding}))
         self.hold(sums + sum(self.strip(r) for r in weights.values()))
         return {name: (r,) for name, r in weights.items()}
 
-    def score(self, flops: float, rows: int, result: int) -> tuple:
-        """What makes a plan better, least first: the time of the busiest engine, then that of the others.
+    def bound(self, strips: float) -> float:
+        """Seconds that `strips` of them take at least: those of the busiest engine."""
+        return strips * max(sum((phase for phase in self.phases), Counter()).values())
 
-        Args: flops and result (bytes) of one core, whose rows these are.
+    def estimate(self, strips: float) -> float:
+        """Seconds that `strips` of them may take.
+
+        Between two limits: what an engine does in one phase hides behind what another does in the next, or phases follow each
+        other. What is streamed ahead is limited by memory, so that the middle is taken. The first transfers are on top.
         """
-        count = -(-rows // self.M)
-        transfers = (count * self.moved + result) / self.machine.bandwidth
-        additions = count * self.vector / self.machine.vector_clock
-        work = (4 if self.itemsize == 4 else 1) * flops / self.machine.flops
-        return max(work, transfers, additions), transfers + additions
+        apart = strips * sum(max(phase.values()) for phase in self.phases)
+        return (self.bound(strips) + apart) / 2 + self.lead

@@ -62,9 +62,7 @@ def load_strip(nk, x, rows, features, chunk: int, transposed: bool, interleave: 
         )
     strip = nk.sbuf((P, tiles(features.size), rows.size), x.dtype, name="resident")
     if transposed and interleave > 1:
-        for b in nk.blocks(features.size, P * interleave):
-            at = to(strip)[0:P, nk.ds(b.index * interleave, interleave), 0 : rows.size]
-            nk.load_interleaved(at, x, features.start + b.start, interleave, rows)
+        nk.load_interleaved(strip, x, features.start, features.size // (P * interleave), interleave, rows)
     elif transposed:
         for p, first, count in regions(features.size):
             source = features.start + first * P

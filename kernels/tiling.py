@@ -51,18 +51,22 @@ class Blocks:
             Where it does not, all tiles of the block are summed side by side, each in a bank of its own, until the last row.
         group: tiles of columns that share a bank, one after the other, to leave it together. For few rows.
         partial: where depth does not cover K, each tile is summed over one depth at a time, and added to float32 sums in SBUF.
+        abreast: where depth does not cover K, all transfers of a block stay on chip, and so many tiles are summed side by
+            side: the first as the transfers arrive, the others from what is there. 0: not so.
     """
 
     width: int
     depth: int
     group: int = 1
     partial: bool = False
+    abreast: int = 0
 
     def __post_init__(self):
-        for name in ("width", "depth", "group"):
+        for name, least in (("width", 1), ("depth", 1), ("group", 1), ("abreast", 0)):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise PlanError(f"Blocks: {name} must be a positive integer, got {value!r}")
+            if type(value) is not int or value < least:
+                wanted = "a positive integer" if least else "an integer of at least 0"
+                raise PlanError(f"Blocks: {name} must be {wanted}, got {value!r}")
 
 
 def ends_with_a_tile(what: str, size: int, extent: int, interleave: int) -> None:

@@ -15,9 +15,9 @@
 
 import numpy as np
 
+from ..engines import GPSIMD, TENSOR
 from ..errors import SimulationError
 from .index import Affine
-from .trace import GPSIMD, TENSOR
 
 
 def check_write(instruction, result_dtype: np.dtype, view) -> None:

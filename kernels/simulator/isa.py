@@ -21,12 +21,12 @@ from enum import Enum
 
 import numpy as np
 
+from ..engines import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
 from ..errors import SimulationError
 from . import signatures
 from .memory import Result, Tensor, View
 from .recorder import current
 from .signatures import documented
-from .trace import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
 from .values import data_type, dimensions
 
 

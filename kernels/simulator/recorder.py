@@ -24,12 +24,13 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from ..engines import DMA, TENSOR, VECTOR
 from ..errors import SimulationError
 from ..machine import Machine
 from .checks import check_apart, check_write
 from .index import LoopVariable
 from .memory import Result, Tensor, View
-from .trace import DMA, TENSOR, VECTOR, Allocation, Instruction, Loop, Trace
+from .trace import Allocation, Instruction, Loop, Trace
 
 
 ORDERS = ("forward", "reversed", "shuffled")

@@ -22,9 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
-TENSOR, VECTOR, SCALAR, GPSIMD, DMA = "TensorE", "VectorE", "ScalarE", "GpSimdE", "DMA"
-
-
 @dataclass(eq=False)
 class Allocation:
     """A tensor that the kernel made: `bytes` per partition on chip, in all in HBM."""
@@ -162,19 +159,13 @@ class Trace:
             and any(o.allocation.name == name and o.buffer == "hbm" for o in (*instruction.reads, instruction.write))
         )
 
-    def peak(self, buffer: str, buffered: bool = False, granule: int = 1) -> int:
-        """The most bytes per partition of `buffer` (sbuf, psum) that are live at once.
+    def spans(self, buffer: str) -> dict[int, tuple[int, int, Allocation]]:
+        """When each allocation of `buffer` is live: (position of the first access, of the last, allocation), by its id.
 
-        An allocation is live from its first write to its last access; one that is made outside of a loop and used inside is
-        live for the whole loop. `buffered` counts twice what a DMA fills or drains in a loop: the second buffer is what lets
-        the transfer of one iteration overlap with the work of another. A tile named "resident" is filled once for much work and
-        counts once. `granule`: bytes that an allocation is rounded up to.
+        Positions count the instructions of the tree in their order. One that is made outside of a loop and used inside is live
+        for the whole loop.
         """
-        return self.held(buffer, buffered, granule)[0]
-
-    def held(self, buffer: str, buffered: bool = False, granule: int = 1) -> tuple[int, list[tuple[int, Allocation]]]:
-        """What `peak` counts, and the allocations that are live there: (bytes, allocation), the largest first."""
-        spans: dict[int, list] = {}
+        spans: dict[int, tuple] = {}
         position = 0
 
         def touch(operand: Operand, loops: tuple[tuple[Loop, int, int], ...], position: int) -> None:
@@ -183,8 +174,8 @@ class Trace:
                 return
             outside = [entry for entry in loops[len(allocation.loops) :] if entry[0].trips > 1]
             first, last = (outside[0][1], outside[0][2]) if outside else (position, position)
-            span = spans.setdefault(id(allocation), [first, last, allocation])
-            span[0], span[1] = min(span[0], first), max(span[1], last)
+            known = spans.get(id(allocation), (first, last))
+            spans[id(allocation)] = min(known[0], first), max(known[1], last), allocation
 
         def length(entry) -> int:
             return sum(map(length, entry.body)) if isinstance(entry, Loop) else 1
@@ -201,9 +192,23 @@ class Trace:
                     position += 1
 
         walk(self.body, ())
+        return spans
+
+    def peak(self, buffer: str, buffered: bool = False, granule: int = 1) -> int:
+        """The most bytes per partition of `buffer` (sbuf, psum) that are live at once.
+
+        An allocation is live from its first write to its last access; one that is made outside of a loop and used inside is
+        live for the whole loop. `buffered` counts twice what a DMA fills or drains in a loop: the second buffer is what lets
+        the transfer of one iteration overlap with the work of another. A tile named "resident" is filled once for much work and
+        counts once. `granule`: bytes that an allocation is rounded up to.
+        """
+        return self.held(buffer, buffered, granule)[0]
+
+    def held(self, buffer: str, buffered: bool = False, granule: int = 1) -> tuple[int, list[tuple[int, Allocation]]]:
+        """What `peak` counts, and the allocations that are live there: (bytes, allocation), the largest first."""
         changes: Counter = Counter()
         sizes = []
-        for first, last, allocation in spans.values():
+        for first, last, allocation in self.spans(buffer).values():
             size = -(-allocation.bytes // granule) * granule
             streamed = allocation.dma and allocation.name != "resident"
             if buffered and streamed and any(loop.trips > 1 for loop in allocation.loops):

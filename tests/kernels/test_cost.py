@@ -17,18 +17,8 @@ import pytest
 
 from optimum_neuronmm.kernels import Spec, get_machine, low_rank_fused, simulate
 from optimum_neuronmm.kernels.cost import busy, cycles, padding
-from optimum_neuronmm.kernels.simulator.trace import (
-    DMA,
-    GPSIMD,
-    SCALAR,
-    TENSOR,
-    VECTOR,
-    Allocation,
-    Instruction,
-    Loop,
-    Operand,
-    Trace,
-)
+from optimum_neuronmm.kernels.engines import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
+from optimum_neuronmm.kernels.simulator.trace import Allocation, Instruction, Loop, Operand, Trace
 
 
 def operand(*shape, dtype="bfloat16", buffer="sbuf", contiguous=None) -> Operand:
@@ -112,7 +102,7 @@ def test_an_unknown_instruction_is_refused():
 
 def test_busy_adds_up_loops_and_separates_engines():
     trn1 = get_machine("trn1")
-    load = Instruction("load", DMA, (operand(128, 512),), hbm_read=222_000)
+    load = Instruction("load", DMA, (operand(128, 512),), hbm_read=221_000)
     copy = Instruction("tensor_copy", SCALAR, (operand(128, 140),))
     loops = Loop(
         "affine",

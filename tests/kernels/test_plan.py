@@ -132,8 +132,8 @@ def test_a_rank_of_a_prime_number_of_tiles_still_gets_wide_blocks_and_one_strip(
 def test_the_papers_footprint_is_a_lower_bound(shape, target):
     plan = low_rank_fused.plan(*low_rank(*shape), target=target)
     M, K, r, N = shape
-    u, v = plan.stages["u"], plan.stages["v"]
-    bound = paper_footprint(plan.B_M, r, u.width, u.depth, v.width, 2)
+    # Blocks of K and N need not be on chip for all rows of the strip here: those of one tile are.
+    bound = paper_footprint(plan.B_M, r, min(plan.stages["u"].width, 128), min(K, 128), min(N, 128), 2)
     assert bound <= plan.sbuf
 
 
@@ -199,7 +199,10 @@ def test_errors_name_what_disagrees(kernel, tensors, cores, message):
 
 def test_where_nothing_fits_the_layer_goes_to_the_compiler():
     tiny = dataclasses.replace(get_machine("trn1"), name="tiny", sbuf_partition=4096)
-    with pytest.raises(PlanError, match="no block sizes fit .* of tiny: leave the layer to the compiler"):
+    with pytest.raises(
+        PlanError,
+        match="no block sizes fit .* of tiny; at best, strips of activations are [0-9]+ bytes per partition too large: leave the layer",
+    ):
         low_rank_fused.plan(*low_rank(128, 4096, 1024, 4096), target=tiny)
     with pytest.raises(PlanError, match="leave the layer to the compiler"):
         mlp.plan(*gated(1024, 2048, 2**21, 1280))

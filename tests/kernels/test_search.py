@@ -16,12 +16,15 @@
 import pytest
 
 from optimum_neuronmm.kernels import Spec, get_machine, mlp_decode, simulate
-from optimum_neuronmm.kernels.search import Search, Stage, divisors, moved, sizes, strips
+from optimum_neuronmm.kernels.latency.work import rates_of
+from optimum_neuronmm.kernels.search import Search, Stage, divisors, sizes, strips
+
+
+RATES = rates_of(get_machine("trn1"), 2)
 
 
 def test_arithmetic():
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
-    assert moved(1000, 4096) == 1000 and moved(1000, 1024) == 2000
 
 
 @pytest.mark.parametrize("extent", [64, 128, 640, 1280, 1408, 4096, 500])
@@ -44,11 +47,15 @@ def test_sums_that_are_made_side_by_side_have_a_bank_each(M):
     stage = Stage("u", "columns", ((1024,),), 1280, M, 2, exact=("width",))
     for b in stage.candidates():
         assert 1280 % b.width == 0
-        if b.depth < 1024 and not b.partial:
+        if b.abreast:
+            assert (
+                stage.held(b).banks == b.abreast * -(-M // 512) <= 8 and b.depth < 1024 and b.width // 128 > b.abreast
+            )
+        elif b.depth < 1024 and not b.partial:
             assert stage.held(b).banks == b.width // 128 * -(-M // 512) and b.group == 1
         else:
             assert b.group == 1 or b.group * M <= 512
-        assert b.partial == (b.depth < 1024) or not b.partial
+        assert not b.partial or b.depth < 1024
     stage = Stage("w", "rows", ((1024,),), 1280, M, 2)
     for b in stage.candidates():
         assert stage.held(b).banks == (2 if b.depth >= 1024 else -(-M // 128) * -(-b.width // 512))
@@ -68,19 +75,29 @@ def test_held_by_hand():
 
 def test_held_by_hand_side_by_side_and_in_part():
     stage = Stage("v", "columns", ((1024,),), 512, 600, 2)
-    side = next(b for b in stage.candidates() if (b.width, b.depth, b.partial) == (256, 128, False))
+    side = next(b for b in stage.candidates() if (b.width, b.depth, b.partial, b.abreast) == (256, 128, False, 0))
     assert stage.held(side).banks == 2 * 2  # two tiles of columns by two blocks of rows
     part = next(b for b in stage.candidates() if (b.width, b.depth, b.partial) == (256, 128, True))
     assert stage.held(part).single == 256 * 2 + 4 * 4 * 600  # the block, and float32 sums of 4 tiles
-    assert stage.vector(part) == (8 + 1.5) * 4 * 600 and stage.vector(side) == 0
+    # Eight parts of K in 8 additions each (4 tiles by 512 and 88 rows), and the zeros to begin with, at half a cycle each.
+    cycles = 8 * (4 * 600 + 4 * 2 * RATES.constants.overhead) + 4 * 600
+    assert stage.vector(part, RATES) == pytest.approx(cycles / 1.12e9) and stage.vector(side, RATES) == 0
+
+
+def test_what_is_summed_abreast_stays_on_chip():
+    stage = Stage("u", "columns", ((1024,),), 1280, 512, 2, exact=("width",))
+    (b,) = [b for b in stage.candidates() if (b.width, b.depth, b.abreast) == (1280, 256, 8)]
+    assert stage.held(b).single == 8 * 1280 * 2 and stage.held(b).banks == 8
+    assert stage.lead(b, RATES) == pytest.approx(stage.lead(type(b)(1280, 1024), RATES) / 4)
 
 
 @pytest.mark.parametrize(
     ("K", "rank", "joined"),
-    [(2048, 1280, 1), (2048, 640, 2), (2048, 300, 4), (2048, 64, 4), (640, 300, 1), (768, 300, 2)],
+    [(2048, 2048, 1), (2048, 1280, 2), (2048, 640, 4), (2048, 64, 4), (640, 300, 1), (768, 300, 2)],
 )
 def test_short_rows_are_joined_as_far_as_the_contraction_allows(K, rank, joined):
-    assert Search(get_machine("trn1"), 2, 1).joined(K, [rank]) == joined
+    assert Search(RATES, 1).joined(K, [rank]) == joined
+    assert Search(RATES, 1, interleave=False).joined(K, [rank]) == 1
 
 
 @pytest.mark.parametrize("rank", [1280, 640, 384])
@@ -99,8 +116,9 @@ def test_what_is_chosen_never_takes_more_banks_than_there_are(form):
     for M in (1, 512, 1024, 4096):
         stage = Stage("w", form, ((8192,),), 4096, M, 2, partial=False)
         for stays in (0, machine.sbuf_budget // 2, machine.sbuf_budget * 9 // 10):
-            blocks, held = stage.choose(machine, lambda b, stays=stays: stays) or (None, None)
-            assert blocks is None or (
-                held.banks <= machine.psum_banks and stays + held.buffered <= machine.sbuf_budget
+            choice, missing = stage.choose(RATES, lambda b, stays=stays: stays, first=True)
+            assert choice is not None or missing > 0
+            assert choice is None or (
+                choice.held.banks <= machine.psum_banks and stays + choice.held.buffered <= machine.sbuf_budget
             )
-    assert stage.choose(machine, lambda b: 0) is not None
+    assert stage.choose(RATES, lambda b: 0, first=True)[0] is not None

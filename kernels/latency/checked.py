@@ -1,0 +1,46 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How far a prediction lies inside of what the model was checked on."""
+
+from ..machine import Machine
+from ..simulator.trace import Trace
+from .constants import CALIBRATED_ON, Constants
+
+
+CHECKED = (
+    f"The engine model was checked on published timings of one core of {CALIBRATED_ON} in bfloat16: X U V of 4096 rows (K 7168, r"
+    " 4096, N 18432, strips of 128 to 1024 rows), and X W of 4096 rows (K 8192, N 8192)."
+)
+FEWEST_ROWS = 1024  # a quarter of those of the published timings
+TILE = 128
+
+
+def notes(trace: Trace, machine: Machine, constants: Constants, spills: bool, plans: tuple = ()) -> tuple[str, ...]:
+    """Why a prediction is void, or outside of what was checked; nothing where it is inside."""
+    found = list(constants.notes)
+    if spills:
+        found.append(
+            f"more than {machine.spill_fraction:.0%} of SBUF is live: the compiler is expected to spill, and the prediction is void"
+        )
+    products = [i for i, _ in trace.instructions() if i.name == "nc_matmul"]
+    if any(i.reads[0].dtype == "float32" for i in products):
+        found.append("float32: there is no published timing of it")
+    # Activations are one operand of every product, with a row in each column.
+    if products and all(min(operand.elements for operand in i.reads) < TILE for i in products):
+        found.append(f"less than {TILE} rows: there is no published timing of decoding")
+    elif 0 < min((getattr(plan, "M", 0) for plan in plans), default=0) < FEWEST_ROWS:
+        found.append(f"less than {FEWEST_ROWS} rows: the published timings are of more")
+    if any(getattr(part, "trips", 1) > 1 for part in trace.body):
+        found.append("several cores: the published timings are of one, and what they share of HBM is not modelled")
+    return tuple(found)

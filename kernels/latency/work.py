@@ -1,0 +1,108 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a stage of a kernel asks of each engine: seconds, from shapes alone.
+
+The same costs as `instructions` gives to the instructions of a trace, added up without one: what a planner can afford for
+thousands of candidates. Lower bounds: biases and what is filled with zeros are left out.
+"""
+
+from collections import Counter
+from functools import lru_cache
+
+from ..engines import DMA, SCALAR, TENSOR, VECTOR
+from ..machine import Machine
+from ..tiling import Blocks, F, P, cut, tiles
+from .constants import Constants, constants_of
+from .dma import CALIBRATED, STEP, Curve
+
+
+PRUDENCE = 0.1  # weight of the curve by runs, see `dma`
+MINIMUM = 64  # cycles of most instructions, however small the tile
+
+
+class Rates:
+    """Seconds of the instructions of one machine in one data type, by their sizes."""
+
+    def __init__(self, machine: Machine, itemsize: int, constants: Constants, curve: Curve = CALIBRATED):
+        self.machine, self.itemsize, self.constants, self.curve = machine, itemsize, constants, curve
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - as long as the rates are
+    def matmul(self, moving: int, stationary: int = P) -> float:
+        passes = 4 if self.itemsize == 4 else 1
+        columns = max(min(MINIMUM, stationary), moving)
+        return (passes * columns + self.constants.matmul_overhead) / self.machine.tensor_clock
+
+    def scalar(self, elements: int) -> float:
+        return (max(MINIMUM, elements) + self.constants.overhead) / self.machine.scalar_clock
+
+    def vector(self, elements: int) -> float:
+        return (max(MINIMUM, elements) + self.constants.overhead) / self.machine.vector_clock
+
+    def dma(self, size: int, run: int, each: int) -> float:
+        """Of a transfer of `size` bytes in runs of `run` bytes, `each` of them to a partition.
+
+        The calibrated curve, and a part of what it would be were the runs to be long: of two plans that are equal otherwise, the
+        one that is safe is wanted.
+        """
+        by_run = STEP.seconds(size, run, each, self.constants)
+        return (1 - PRUDENCE) * self.curve.seconds(size, run, each, self.constants) + PRUDENCE * by_run
+
+
+@lru_cache(maxsize=64)
+def rates_of(machine: Machine, itemsize: int) -> Rates:
+    return Rates(machine, itemsize, constants_of(machine))
+
+
+def entering(rates: Rates, M: int, features: int, chunk: int, transposed: bool) -> Counter:
+    """A strip of activations, transposed on the way in."""
+    s = rates.itemsize
+    if transposed:
+        return Counter({DMA: rates.dma(M * features * s, M * s, tiles(features) * M * s)})
+    work = Counter()
+    for c in cut(features, chunk):
+        work[DMA] += rates.dma(M * c * s, c * s, c * s)
+        for m in cut(M, P):
+            work[TENSOR] += tiles(c) * rates.matmul(m)  # P cycles at least: a little more for fewer rows
+            work[VECTOR] += sum(rates.vector(tiles(g) * m) for g in cut(c, F))
+    return work
+
+
+def streaming(rates: Rates, contractions: tuple, N: int, b: Blocks, joined: int) -> float:
+    """Seconds of DMA for the weights of a stage."""
+    rows, s = sum(map(sum, contractions)), rates.itemsize
+    joined = joined if b.width >= N else 1
+    at_once = min(tiles(min(b.depth, k)) for parts in contractions for k in parts)
+    return sum(rates.dma(rows * width * s, joined * width * s, at_once * width * s) for width in cut(N, b.width))
+
+
+def multiplying(rates: Rates, form: str, contractions: tuple, M: int, N: int, b: Blocks) -> float:
+    """Seconds of TensorE for the products of a stage."""
+    depth = sum(tiles(k) for parts in contractions for k in parts)
+    if form == "rows":
+        return depth * tiles(M) * sum(rates.matmul(n) for width in cut(N, b.width) for n in cut(width, F))
+    return depth * tiles(N) * sum(rates.matmul(m) for m in cut(M, F))
+
+
+def emptying(rates: Rates, form: str, count: int, M: int, N: int, b: Blocks) -> Counter:
+    """Seconds of ScalarE and VectorE for what leaves PSUM: copied, or gate and up of a gated stage (count 2)."""
+    if form == "rows":
+        return Counter({SCALAR: tiles(M) * sum(rates.scalar(n) for width in cut(N, b.width) for n in cut(width, F))})
+    work = Counter()
+    groups = [g for width in cut(N, b.width) for g in cut(tiles(width), b.group)]
+    for g in groups:
+        for m in cut(M, F):
+            work[SCALAR] += rates.scalar(g * m)
+            if count > 1:
+                work[VECTOR] += rates.vector(g * m)
+    return work
