@@ -23,8 +23,6 @@ those of the NeuronMM paper (arXiv 2510.25977). Each goal is printed beside the 
 
 import argparse
 import itertools
-import json
-import operator
 import sys
 import time
 from pathlib import Path
@@ -34,7 +32,6 @@ import torch
 from optimum_neuronmm.kernels import (
     KERNELS,
     KernelError,
-    Spec,
     gated_matmul,
     get_machine,
     low_rank_fused,
@@ -50,17 +47,17 @@ from optimum_neuronmm.kernels import (
     simulate,
 )
 from optimum_neuronmm.kernels.cost import busy, padding
-from optimum_neuronmm.ranks import Shape, uniform_rank
+
+
+if not __package__:  # run as a file
+    sys.path[0], __package__ = str(Path(__file__).resolve().parent.parent), "benchmarks"
+from .kernel_shapes import SWEEP, low_rank, mlp_tensors, rank, specs
+from .published import NAIVE, NAIVE_GFLOP, NAIVE_MB, SWEEP_INTENSITY
+from .results import Results
 
 
 TARGET = "trn1"
 ENGINES = ("TensorE", "VectorE", "ScalarE", "DMA")
-# The paper's block-size sweep: M, K, r, N, and the published FLOP/byte by B_M.
-SWEEP = (4096, 7168, 4096, 18432)
-PUBLISHED_INTENSITY = {128: 124.12, 512: 455.10, 1024: 819.17}
-# Published GFLOP and HBM MB of X U V at K = 2048, N = 8192, M r = 4194304.
-PUBLISHED_GFLOP = {"low_rank_sequential": 85.90, "low_rank_naive": 343.60}
-PUBLISHED_MB = {"low_rank_sequential": 298.66, "low_rank_naive": 3140.42}
 MODELS = {
     "Llama-3.2-1B": (2048, 8192),
     "Llama-3.2-3B": (3072, 8192),
@@ -71,64 +68,6 @@ SHARDS = {  # H, I of one rank, r: U, and what was gathered of X U, are whole on
     "Phi-3-mini TP-2": (3072, 4096, 2048),
     "Llama-3.2-1B TP-4": (2048, 2048, 1280),
 }
-_COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, "=": operator.eq}
-
-
-class Results:
-    """Rows of tables and goals, printed as they come."""
-
-    def __init__(self):
-        self.tables: dict[str, list[dict]] = {}
-        self.goals: list[dict] = []
-        self.section = ""
-
-    def begin(self, section: str, title: str) -> None:
-        self.section = section
-        print(f"\n== {title}", flush=True)
-
-    def table(self, name: str, rows: list[dict]) -> None:
-        self.tables[name] = rows
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        cells = [columns, *([_text(row.get(column)) for column in columns] for row in rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        for line in cells:
-            print(
-                "  ".join(
-                    cell.ljust(w) if i == 0 else cell.rjust(w)
-                    for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-                )
-            )
-
-    def goal(self, what: str, value, compare: str, limit, within: float = 0.0) -> None:
-        """Compares a value with its goal; `within`: what "=" and "<=" forgive, relative to the goal."""
-        if value is None:
-            met = False
-        elif compare == "=" and within:
-            met = abs(value / limit - 1) <= within
-        else:
-            met = _COMPARE[compare](value, limit * (1 + within))
-        self.goals.append(
-            {
-                "section": self.section,
-                "what": what,
-                "value": value,
-                "compare": compare,
-                "goal": limit,
-                "met": bool(met),
-            }
-        )
-        shown = f"{compare} {_text(limit)}" + (f" within {within:.1%}" if within else "")
-        print(f"  {'met   ' if met else 'MISSED'}  {what}: {_text(value)} (goal {shown})", flush=True)
-
-
-def _text(value) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
-    return str(value)
 
 
 def counted(run) -> dict:
@@ -160,24 +99,6 @@ def dry(kernel, *tensors, options: dict | None = None, **settings):
         return None
 
 
-def specs(*shapes) -> list:
-    return [None if shape is None else Spec(shape) for shape in shapes]
-
-
-def low_rank(M: int, K: int, r: int, N: int) -> list[Spec]:
-    return specs((M, K), (K, r), (r, N))
-
-
-def mlp_tensors(M: int, H: int, I: int, r: int | None) -> list[Spec | None]:  # noqa: E741
-    if r is None:
-        return specs((M, H), (H, I), None, (H, I), None, (I, H), None)
-    return specs((M, H), (H, r), (r, I), (H, r), (r, I), (I, r), (r, H))
-
-
-def rank(H: int, I: int, ratio: float) -> int | None:  # noqa: E741
-    return uniform_rank(Shape(H, I), ratio, 128, 0.5)
-
-
 def fused_section(results: Results) -> None:
     M, K, r, N = SWEEP
     results.begin("fused", f"X U V, M={M} K={K} r={r} N={N}, bfloat16, {TARGET}: counted by the simulator")
@@ -207,7 +128,7 @@ def fused_section(results: Results) -> None:
 
     results.begin("sweep", "The paper's block sizes, for the same product")
     rows = []
-    for B_M, intensity in PUBLISHED_INTENSITY.items():
+    for B_M, intensity in SWEEP_INTENSITY.items():
         run = dry(low_rank_fused, *tensors, options={"B_M": B_M})
         row = {"B_M": B_M, "published FLOP/byte": intensity}
         if run:
@@ -229,9 +150,9 @@ def fused_section(results: Results) -> None:
 
 
 def naive_section(results: Results) -> None:
-    M, r = 4096, 1024
-    results.begin("naive", f"Sequential and naive fusion, M={M} K=2048 r={r} N=8192, N in blocks of 512")
-    tensors = low_rank(M, 2048, r, 8192)
+    M, K, r, N = NAIVE
+    results.begin("naive", f"Sequential and naive fusion, M={M} K={K} r={r} N={N}, N in blocks of 512")
+    tensors = low_rank(*NAIVE)
     runs = {
         k.name: dry(k, *tensors, options={"B_N": 512}) for k in (low_rank_sequential, low_rank_naive, low_rank_fused)
     }
@@ -240,15 +161,15 @@ def naive_section(results: Results) -> None:
         [
             {
                 "kernel": n,
-                "published GFLOP": PUBLISHED_GFLOP.get(n),
-                "published MB": PUBLISHED_MB.get(n),
+                "published GFLOP": NAIVE_GFLOP.get(n),
+                "published MB": NAIVE_MB.get(n),
                 **counted(run),
             }
             for n, run in runs.items()
             if run
         ],
     )
-    for name, published in PUBLISHED_GFLOP.items():
+    for name, published in NAIVE_GFLOP.items():
         run = runs[name]
         results.goal(f"GFLOP of {name}", run and run.flops / 1e9, "=", published, within=1e-3)
 
@@ -463,14 +384,8 @@ def main() -> None:
     shards_section(results)
     numerics_section(results, args.seeds)
     speed_section(results)
-    missed = [goal for goal in results.goals if not goal["met"]]
-    print(f"\n{len(results.goals) - len(missed)} of {len(results.goals)} goals met")
-    if args.json:
-        figures = {"target": TARGET, "source": "counted by the simulator", "torch": torch.__version__}
-        args.json.write_text(
-            json.dumps({**figures, "tables": results.tables, "goals": results.goals}, indent=2) + "\n"
-        )
-    if args.strict and missed:
+    results.end(args.json, target=TARGET, source="counted by the simulator", torch=torch.__version__)
+    if args.strict and results.missed:
         sys.exit(1)
 
 
