@@ -12,19 +12,27 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""`optimum-cli neuronmm`: commands about models that are already compressed."""
+"""`optimum-cli neuronmm`: commands about models that are compressed, or are going to be."""
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from .evaluate import EvaluateCommand
+from .plan import PlanCommand
 from .push import PushCommand
 from .recover import RecoverCommand
 from .report import ReportCommand
 
 
 class NeuronMMCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo(name="neuronmm", help="Inspect, evaluate, train and share models compressed with NeuronMM.")
+    COMMAND = CommandInfo(
+        name="neuronmm", help="Plan, inspect, evaluate, train and share models compressed with NeuronMM."
+    )
     SUBCOMMANDS = (
+        CommandInfo(
+            name="plan",
+            help="Predict what compression does to a model's latency on a device, from its config alone.",
+            subcommand_class=PlanCommand,
+        ),
         CommandInfo(
             name="report",
             help="Show what compression did to a model: parameters, ranks, errors and perplexity.",

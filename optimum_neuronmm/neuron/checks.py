@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..configuration import DTYPES
 from ..errors import NeuronMMError
+from .form import check_heads
 
 
 logger = logging.get_logger(__name__)
@@ -56,13 +57,7 @@ def check_tensor_parallel(config, size: int, on_device: bool) -> None:
     Raises:
         NeuronMMError: the attention heads cannot be shared so, or there are fewer cores.
     """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if heads != config.num_attention_heads and heads % size and size % heads:
-        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-        raise NeuronMMError(
-            f"tensor_parallel_size must divide the {heads} key-value heads of the model or be a multiple of them, got {size}. "
-            f"Use {fitting}, or a multiple of {heads}."
-        )
+    check_heads(config, size)
     cores = system.get_available_cores() if on_device else size
     if cores < size:
         raise NeuronMMError(

@@ -213,7 +213,7 @@ def forms_of(
                 **ranks,
                 shared=shared,
                 biased=bool(getattr(config, "mlp_bias", False)),
-                activation=config.hidden_act,
+                activation=activation_of(config),
                 tp=tp,
             )
         )
@@ -223,6 +223,38 @@ def forms_of(
             f"{config.num_hidden_layers} layers does not have. The checkpoint is damaged: fetch or compress it again."
         )
     return forms
+
+
+def check_heads(config, tp: int) -> None:
+    """Checks that the attention heads of a model can be shared by so many ranks.
+
+    Raises:
+        NeuronMMError: they cannot; it says how many can.
+    """
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if heads != config.num_attention_heads and heads % tp and tp % heads:
+        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise NeuronMMError(
+            f"tensor_parallel_size must divide the {heads} key-value heads of the model or be a multiple of them, got {tp}. "
+            f"Use {fitting}, or a multiple of {heads}."
+        )
+
+
+def dense_form(config, tp: int = 1) -> Form:
+    """The form of a dense MLP of a transformers config."""
+    return Form(
+        H=config.hidden_size,
+        I=config.intermediate_size,
+        **dict.fromkeys(PROJECTIONS, DENSE),
+        biased=bool(getattr(config, "mlp_bias", False)),
+        activation=activation_of(config),
+        tp=tp,
+    )
+
+
+def activation_of(config) -> str:
+    """The name of the MLP's activation, which some families keep under another name."""
+    return getattr(config, "hidden_act", None) or config.hidden_activation
 
 
 def _laid_out(layout: str, bandwidth: float, **sizes) -> Form:

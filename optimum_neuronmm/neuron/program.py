@@ -28,7 +28,7 @@ from ..ranks import DENSE
 from .form import Form
 
 
-# By name, in the order of preference; the first takes few rows only.
+# By name, the most fused first, which takes few rows only.
 FUSED = {kernel.name: kernel for kernel in (mlp_decode, mlp, mlp_two_kernels)}
 SEPARATE = "matmul"  # one kernel for each product between two exchanges
 FEW_ROWS = 128
@@ -79,10 +79,10 @@ def compressed_mlp(
 
 
 def kernels_for(form: Form) -> tuple[str, ...]:
-    """The ways to compute `form` with kernels, best first."""
+    """The ways to compute `form` with kernels, the most fused first."""
     if form.activation not in KERNEL_ACTIVATIONS:
         return ()
-    return (SEPARATE,) if form.sharded else tuple(FUSED)
+    return (SEPARATE,) if form.sharded else (*FUSED, SEPARATE)
 
 
 def _fused_arguments(w: Mapping, form: Form) -> dict:

@@ -13,19 +13,25 @@
 # limitations under the License.
 """Which layers run on which kernels, decided before the model is traced.
 
-A kernel is a candidate where its plan fits the machine. With the SDK, every shape is then compiled once in a child process
-and compared with its reference (`probe`). What comes out is a table that travels in config.json: the graphs are traced by it.
+A kernel is a candidate where its plan fits the machine, and candidates are tried in the order of their predicted time
+(`kernels.latency`). With the SDK, every shape is then compiled once in a child process and compared with its reference
+(`probe`). What comes out is a table that travels in config.json: the graphs are traced by it.
 """
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import NeuronMMError
-from ..kernels import DialectError, Kernel, KernelError, Pipeline, Spec
+from ..kernels import KERNELS, DialectError, Kernel, KernelError, Pipeline, Spec
 from ..kernels.dialect import VARIABLE, find_neuronxcc
+from ..kernels.latency import Prediction, predict
 from .form import Form
 from .launch import can_compile
 from .probe import Call, probe
@@ -36,6 +42,21 @@ logger = logging.get_logger(__name__)
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float32)
 Table = dict[str, list[str | None]]  # rows of a graph -> the kernel of every layer, None for plain products
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to compute the MLP of one layer.
+
+    Attributes:
+        kernel: one of `kernels_for` its form.
+        calls: of kernels, one after the other.
+        prediction: of all of them. Exchanges between ranks, and what is left to the compiler between the calls, are not in it.
+    """
+
+    kernel: str
+    calls: tuple[Call, ...]
+    prediction: Prediction
 
 
 class _NoExchange:
@@ -76,6 +97,50 @@ def calls_of(form: Form, kernel: str, rows: int, dtype: torch.dtype, target: str
     x = torch.empty((rows, form.H), dtype=dtype, device="meta")
     compressed_mlp(x, weights, form, kernel, record, _NoExchange(form.tp))
     return calls
+
+
+def predict_calls(calls: Iterable[Call], record: bool = False) -> Prediction:
+    """The predicted time of calls that follow each other.
+
+    Args:
+        record: keep the events of the timeline.
+
+    Raises:
+        PlanError: one of them does not fit the machine.
+    """
+
+    def one(call: Call) -> Prediction:
+        kernel = KERNELS[call.kernel]
+        specs = {name: Spec(shape, call.dtype) for name, shape in call.tensors}
+        arguments = {**dict.fromkeys(kernel.absent), **specs, **dict(call.settings)}
+        return predict(kernel, target=call.target, cores=call.cores, record=record, **arguments)
+
+    return reduce(add, map(one, calls))
+
+
+def rank_kernels(
+    form: Form, rows: int, dtype: torch.dtype, target: str, cores: int
+) -> tuple[list[Candidate], dict[str, str]]:
+    """The ways to compute a form at some rows by predicted time, fastest first, and why the others cannot be used.
+
+    What is expected to spill comes last, because its prediction is void. Plain products are no candidate: how the compiler
+    lowers them is not known.
+
+    Args:
+        cores: physical cores that share the work of one rank.
+
+    Returns:
+        The candidates, and (kernel -> message) of those without a plan.
+    """
+    candidates, refusals = [], {}
+    for name in kernels_for(form):
+        try:
+            calls = tuple(calls_of(form, name, rows, dtype, target, cores))
+            candidates.append(Candidate(name, calls, predict_calls(calls)))
+        except KernelError as error:
+            refusals[name] = str(error)
+
+    return sorted(candidates, key=lambda c: (c.prediction.spills, c.prediction.seconds)), refusals
 
 
 def choose_kernels(
@@ -142,23 +207,24 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def _choose(form: Form, rows: int, dtype, target: str, cores: int, setting: str) -> str | None:
-    """The first kernel whose calls fit the machine and pass the probe."""
-    refusals: list[str] = []
-    for name in kernels_for(form):
-        try:
-            calls = calls_of(form, name, rows, dtype, target, cores)
-        except KernelError as error:
-            refusals.append(str(error))
-            continue
-        failed = next((failure for call in calls if (failure := probe(call)) is not None), None)
+    """The kernel that is predicted to be the fastest of those whose calls fit the machine and pass the probe."""
+    candidates, refused = rank_kernels(form, rows, dtype, target, cores)
+    refusals = list(refused.values())
+    for candidate in candidates:
+        failed = next((failure for call in candidate.calls if (failure := probe(call)) is not None), None)
         if failed is None:
-            return name
+            return candidate.kernel
         refusals.append(failed)
-    if not refusals:
-        known = ", ".join(KERNEL_ACTIVATIONS)
-        refusals.append(f"the kernels have no activation {form.activation!r}, only {known}")
-    message = f"no kernel for an MLP of {rows} rows, {form}: " + "; ".join(refusals)
+    message = no_kernel(form, rows, refusals)
     if setting == "nki":
         raise NeuronMMError(f"kernel='nki' was asked for, but there is {message}. Use kernel='auto' or 'compiler'.")
     logger.warning(f"Plain matrix products for these layers: {message}.")
     return None
+
+
+def no_kernel(form: Form, rows: int, refusals: list[str]) -> str:
+    """Why no kernel can compute a form, from what was refused."""
+    if not refusals:
+        known = ", ".join(KERNEL_ACTIVATIONS)
+        refusals = [f"the kernels have no activation {form.activation!r}, only {known}"]
+    return f"no kernel for an MLP of {rows} rows, {form}: " + "; ".join(refusals)

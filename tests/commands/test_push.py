@@ -97,4 +97,4 @@ def test_it_is_a_command_of_optimum_cli():
     from optimum_neuronmm.commands.neuronmm import NeuronMMCommand
 
     commands = {command.name: command.subcommand_class for command in NeuronMMCommand.SUBCOMMANDS}
-    assert commands["push"] is PushCommand and set(commands) == {"report", "push", "evaluate", "recover"}
+    assert commands["push"] is PushCommand and set(commands) == {"plan", "report", "push", "evaluate", "recover"}

@@ -82,6 +82,22 @@ def machine(monkeypatch):
 
 
 @pytest.fixture
+def predicted(monkeypatch):
+    """Seconds by kernel that take the place of what the latency model predicts: the most fused are the fastest."""
+    from types import SimpleNamespace
+
+    from optimum_neuronmm.neuron import selection
+
+    seconds = {"mlp_decode": 1.0, "mlp": 2.0, "mlp_up": 3.0}
+
+    def predict_calls(calls, record=False):
+        return SimpleNamespace(seconds=sum(seconds.get(call.kernel, 10.0) for call in calls), spills=False)
+
+    monkeypatch.setattr(selection, "predict_calls", predict_calls)
+    return seconds
+
+
+@pytest.fixture
 def child_environment():
     """The environment in which a child process finds the same SDK and machine: `child_environment(NAME="value")`."""
     return environment.child_environment

@@ -53,7 +53,7 @@ def config(checkpoint):
 
 
 @pytest.fixture(autouse=True)
-def all_kernels_work(monkeypatch):
+def all_kernels_work(monkeypatch, predicted):
     monkeypatch.setenv("NEURONMM_NKI", "simulator")
     monkeypatch.setattr(selection, "probe", lambda call: None)
 

@@ -20,7 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_neuronmm import NeuronMMError
-from optimum_neuronmm.neuron.form import REPLICATED, SHARDED, Form, Matrix, forms_of
+from optimum_neuronmm.neuron.form import (
+    REPLICATED,
+    SHARDED,
+    Form,
+    Matrix,
+    activation_of,
+    check_heads,
+    dense_form,
+    forms_of,
+)
 from optimum_neuronmm.ranks import Shape, uniform_rank
 
 
@@ -293,3 +302,30 @@ def test_a_projection_that_the_model_does_not_have(model_type, modules, named):
 def test_families_without_such_mlps_are_refused():
     with pytest.raises(NeuronMMError, match="mixture of experts"):
         forms_of(config("qwen3_moe"), {}, 1)
+
+
+def test_the_form_of_a_dense_mlp():
+    biased = SimpleNamespace(**vars(config("llama")) | {"mlp_bias": True})
+    form = dense_form(biased, 4)
+    assert (form.H, form.I, form.tp, form.biased) == (biased.hidden_size, biased.intermediate_size, 4, True)
+    assert form.parameters == form.dense_parameters and form.collectives == 1
+    assert dense_form(config("llama")) == Form(form.H, form.I, None, None, None)
+
+
+def test_an_activation_under_another_name():
+    assert activation_of(SimpleNamespace(hidden_activation="gelu_pytorch_tanh")) == "gelu_pytorch_tanh"
+    assert activation_of(SimpleNamespace(hidden_act="silu", hidden_activation="gelu")) == "silu"
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "tp", "fits"), [(8, 4, 2, True), (8, 4, 8, True), (8, 4, 3, False), (6, 6, 4, True)]
+)
+def test_heads_that_ranks_can_share(heads, kv_heads, tp, fits):
+    found = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=kv_heads)
+    if fits:
+        check_heads(found, tp)
+    else:
+        with pytest.raises(
+            NeuronMMError, match="divide the 4 key-value heads .* got 3. Use 1, 2, 4, or a multiple of 4"
+        ):
+            check_heads(found, tp)

@@ -40,8 +40,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encount
 
 
 @pytest.fixture
-def tried(monkeypatch):
-    """The calls that would have been compiled beforehand. All of them work."""
+def tried(monkeypatch, predicted):
+    """The calls that would have been compiled beforehand. All of them work, and the most fused are tried first."""
     calls = []
     monkeypatch.setenv("NEURONMM_NKI", "simulator")
     monkeypatch.setattr(selection, "probe", calls.append)  # returns None: nothing is wrong

@@ -13,14 +13,17 @@
 # limitations under the License.
 """Which kernels are tried, in which order, and what happens where none can be used."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from optimum_neuronmm import NeuronMMError
-from optimum_neuronmm.kernels import KernelError, PlanError
+from optimum_neuronmm.kernels import KernelError, PlanError, Spec, mlp_up, simulate
+from optimum_neuronmm.kernels.latency import predict
 from optimum_neuronmm.neuron import selection
 from optimum_neuronmm.neuron.form import SHARDED, Form
-from optimum_neuronmm.neuron.selection import calls_of, check_kernels, choose_kernels
+from optimum_neuronmm.neuron.selection import calls_of, check_kernels, choose_kernels, predict_calls, rank_kernels
 
 
 FORM = Form(96, 200, 32, 32, 32)
@@ -37,6 +40,11 @@ def warnings(monkeypatch):
     found = []
     monkeypatch.setattr(selection.logger, "warning", found.append)
     return found
+
+
+@pytest.fixture(autouse=True)
+def model_of_the_engines(predicted):
+    """Its place is taken."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,19 +73,80 @@ def names(calls) -> list[str]:
     return [call.kernel for call in calls]
 
 
-def test_the_first_kernel_that_works_is_taken(simulator, probed, warnings):
+def ranked(form=FORM, rows=4, dtype=torch.bfloat16) -> list[str]:
+    candidates, _ = rank_kernels(form, rows, dtype, *MACHINE)
+    return [candidate.kernel for candidate in candidates]
+
+
+def test_the_fastest_kernel_is_taken(simulator, probed, warnings, predicted):
     assert choose() == {"4": ["mlp_decode"]}
-    assert names(probed) == ["mlp_decode"]
-    assert warnings == []
-
-
-def test_a_kernel_that_fails_leaves_the_next(simulator, probed, warnings):
-    probed.failures = {"mlp_decode": "it failed"}
+    predicted |= {"mlp": 0.5}
     assert choose() == {"4": ["mlp"]}
-    probed.failures |= {"mlp": "it failed"}
-    assert choose() == {"4": ["mlp_two_kernels"]}
-    assert names(probed) == ["mlp_decode", "mlp", "mlp_decode", "mlp", "mlp_up", "low_rank_fused"]
+    assert names(probed) == ["mlp_decode", "mlp"]
     assert warnings == []
+
+
+def test_a_kernel_that_fails_leaves_the_next(simulator, probed, warnings, predicted):
+    predicted |= {"mlp": 0.5}
+    probed.failures = {"mlp": "it failed"}
+    assert choose() == {"4": ["mlp_decode"]}
+    probed.failures |= {"mlp_decode": "it failed"}
+    assert choose() == {"4": ["mlp_two_kernels"]}
+    assert names(probed) == ["mlp", "mlp_decode", "mlp", "mlp_decode", "mlp_up", "low_rank_fused"]
+    assert warnings == []
+
+
+def test_the_time_of_all_its_calls_counts(predicted):
+    predicted |= {"mlp": 20.0, "mlp_up": 3.0, "low_rank_fused": 4.0}
+    candidates, refusals = rank_kernels(FORM, 130, torch.bfloat16, *MACHINE)
+    assert [(c.kernel, c.prediction.seconds) for c in candidates] == [
+        ("mlp_two_kernels", 7.0),
+        ("mlp", 20.0),
+        ("matmul", 50.0),
+    ]
+    assert names(candidates[0].calls) == ["mlp_up", "low_rank_fused"]
+    assert list(refusals) == ["mlp_decode"] and "128 rows, got 130" in refusals["mlp_decode"]
+
+
+def test_a_prediction_that_is_void_comes_last(monkeypatch):
+    def predict_calls(calls):
+        return SimpleNamespace(seconds=len(calls), spills=calls[0].kernel == "mlp")
+
+    monkeypatch.setattr(selection, "predict_calls", predict_calls)
+    assert ranked(rows=130) == ["mlp_two_kernels", "matmul", "mlp"]
+
+
+def test_separate_products_are_taken_where_they_are_faster(predicted):
+    predicted |= {"matmul": 0.1}
+    assert ranked(rows=128)[0] == "matmul"
+
+
+@pytest.mark.parametrize("form", [FORM, Form(96, 200, None, None, None), Form(96, 200, 32, 32, 32, shared=True)])
+def test_calls_are_predicted_as_the_kernels_are(form, monkeypatch):
+    monkeypatch.undo()
+    for kernel, rows in (("mlp", 256), ("mlp_two_kernels", 2), ("matmul", 130)):
+        calls = calls_of(form, kernel, rows, torch.bfloat16, "trn2", 2)
+        found = predict_calls(calls)
+        assert found.kernel == " + ".join(names(calls)) and len(found.plans) == len(calls)
+        assert found.machine.name == "trn2" and {plan.cores for plan in found.plans} == {2}
+        assert found.seconds >= found.floor > 0
+    specs = {
+        name: Spec(shape)
+        for name, shape in calls_of(form, "mlp_two_kernels", 130, torch.bfloat16, *MACHINE)[0].tensors
+    }
+    first = {**dict.fromkeys(mlp_up.absent), **specs}
+    both = predict_calls(calls_of(form, "mlp_two_kernels", 130, torch.bfloat16, *MACHINE))
+    assert both.seconds > predict(mlp_up, **first, target="trn1", cores=1).seconds
+    assert both.flops > simulate(mlp_up, **first, dry=True).trace.flops
+
+
+def test_dense_and_factored_layers_are_ranked_by_the_model_itself(monkeypatch):
+    monkeypatch.undo()
+    dense, factored = Form(2048, 8192, None, None, None), Form(2048, 8192, 1280, 1280, 1280)
+    for rows in (1, 512):
+        (slow, *_), (fast, *_) = (rank_kernels(form, rows, torch.bfloat16, *MACHINE)[0] for form in (dense, factored))
+        assert fast.prediction.seconds < slow.prediction.seconds
+        assert fast.kernel in ("mlp_decode", "mlp") and fast.prediction.seconds >= fast.prediction.floor
 
 
 def test_a_kernel_without_a_plan_is_not_tried(simulator, probed):
@@ -88,6 +157,7 @@ def test_a_kernel_without_a_plan_is_not_tried(simulator, probed):
 def test_plans_are_made_for_the_machine_and_its_cores(simulator, monkeypatch):
     asked = []
     monkeypatch.setattr(selection, "calls_of", lambda *a: asked.append(a[3:]) or [])
+    monkeypatch.setattr(selection, "kernels_for", lambda form: ("mlp",))
     choose_kernels([FORM], [4], torch.bfloat16, "trn2", 2, "auto")
     assert asked == [(torch.bfloat16, "trn2", 2)]
 
@@ -106,18 +176,18 @@ def test_an_error_of_the_planner_leaves_the_next(simulator, probed, monkeypatch,
 
 
 def test_auto_falls_back_to_plain_products_and_says_why(simulator, probed, warnings):
-    probed.failures = dict.fromkeys(("mlp_decode", "mlp", "mlp_up"), "it failed with status 1")
+    probed.failures = dict.fromkeys(("mlp_decode", "mlp", "mlp_up", "matmul"), "it failed with status 1")
     assert choose(rows=[4, 130]) == {"4": [None], "130": [None]}
     first, second = warnings
     assert "Plain matrix products" in first and "4 rows" in first and str(FORM) in first
-    for kernel in ("mlp_decode", "mlp", "mlp_up"):
+    for kernel in ("mlp_decode", "mlp", "mlp_up", "matmul"):
         assert f"/somewhere/{kernel}.log" in first
     assert "x (4, 96)" in first and "130 rows" in second and "x (130, 96)" in second
     assert "low_rank_fused" not in names(probed)  # of a kernel with a part that fails, no more is tried
 
 
 def test_nki_insists_and_says_why(simulator, probed):
-    probed.failures = dict.fromkeys(("mlp_decode", "mlp", "mlp_up"), "it failed with status 1")
+    probed.failures = dict.fromkeys(("mlp_decode", "mlp", "mlp_up", "matmul"), "it failed with status 1")
     with pytest.raises(NeuronMMError, match="kernel='nki' was asked for") as error:
         choose(setting="nki")
     for part in ("x (4, 96)", "/somewhere/mlp.log", "4 rows", "kernel='auto' or 'compiler'"):

@@ -1,0 +1,167 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`optimum-cli neuronmm plan`: what compression would do to the latency of a model, from its config alone."""
+
+import json
+import math
+from argparse import ArgumentParser, Namespace
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from ..errors import NeuronMMError
+from .errors import reported_errors
+from .flags import PREFIX, given_options
+
+
+RATIO = "compression_ratio"
+
+
+class PlanCommand(BaseOptimumCLICommand):
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.epilog = "All times are predicted by a model of the device, or bounds. None is measured."
+        what = parser.add_argument_group("What is planned")
+        what.add_argument(
+            "-m", "--model", required=True, metavar="MODEL", help="Directory or Hub id. Only its config.json is read."
+        )
+        what.add_argument("--revision", metavar="R", help="Revision of a model on the Hub.")
+        what.add_argument("--cache_dir", metavar="DIR", help="Directory in which downloads are cached.")
+        _add_device(parser.add_argument_group("Where it runs"))
+        _add_compression(parser.add_argument_group("How it is compressed"))
+        _add_output(parser.add_argument_group("What is written"))
+
+    def run(self) -> None:
+        with reported_errors():
+            _run(self.args)
+
+
+def _add_device(group) -> None:
+    group.add_argument(
+        "--instance_type",
+        default="trn1",
+        metavar="TYPE",
+        help="trn1, inf2, trn2 or trn3, or an instance such as trn1.32xlarge. Default: trn1.",
+    )
+    group.add_argument("--batch_size", type=int, default=1, metavar="N", help="Sequences at once. Default: 1.")
+    group.add_argument(
+        "--sequence_length", type=int, default=2048, metavar="N", help="Positions of a sequence. Default: 2048."
+    )
+    group.add_argument(
+        "--tensor_parallel_size", type=int, default=1, metavar="N", help="Ranks to cut the model for. Default: 1."
+    )
+    group.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="To compute in. Default: bfloat16."
+    )
+
+
+def _add_compression(group) -> None:
+    def add(option: str, help: str, **kwargs) -> None:
+        group.add_argument(f"--{PREFIX}{option}", default=None, help=help, **kwargs)
+
+    add(
+        RATIO,
+        "Fractions of the projections' parameters to REMOVE, separated by commas. Default: 0.1, and none for a model that is "
+        "compressed already.",
+        metavar="RATIOS",
+    )
+    add("block_size", "Ranks are multiples of this. Default: 128.", type=int, metavar="N")
+    add("alpha", "Rounding threshold of the rank. Default: 0.5.", type=float, metavar="A")
+    add("projections", "Which projections of each MLP: any of gate, up, down. Default: all.", metavar="NAMES")
+    add(
+        "layout",
+        "How the factors lie on the ranks of tensor parallelism. Default: auto.",
+        choices=["auto", "replicated", "sharded"],
+    )
+
+
+def _add_output(group) -> None:
+    group.add_argument("--json", action="store_true", help="Print the whole plan as JSON.")
+    group.add_argument("--plot", metavar="PNG", help="Draw where the time of a step goes.")
+    group.add_argument(
+        "--trace", metavar="FILE", help="Write the timeline of the engines in one MLP, for Perfetto or Chrome."
+    )
+    group.add_argument(
+        "--trace_phase", choices=["prefill", "decode"], default="prefill", help="Of which step. Default: prefill."
+    )
+    group.add_argument(
+        "--trace_ratio", metavar="RATIO", help="At which of the ratios, or dense. Default: the first ratio."
+    )
+
+
+def _run(args: Namespace) -> None:
+    options = given_options(args)
+    text = options.pop(RATIO, None)
+    ratios = None if text is None else _ratios(text)
+    if "projections" in options:
+        options["projections"] = [name.strip() for name in options["projections"].split(",") if name.strip()]
+
+    from ..planning import Deployment, plan_model, read_model
+    from ..planning.text import format_plan
+
+    shapes = ("instance_type", "batch_size", "sequence_length", "tensor_parallel_size", "dtype")
+    deployment = Deployment(**{name: getattr(args, name) for name in shapes})
+    model = read_model(args.model, args.revision, args.cache_dir)
+    if ratios is None:
+        ratios = [] if model.modules else [0.1]
+    plan = plan_model(model, deployment, ratios, **options)
+    if args.trace:
+        _write_trace(plan, args)
+    if args.plot:
+        from ..planning.plot import draw_plan
+
+        draw_plan(plan, args.plot)
+    if args.json:
+        from ..planning.record import to_dict
+
+        print(json.dumps(to_dict(plan), indent=2))
+    else:
+        print(format_plan(plan))
+
+
+def _ratios(text: str) -> list[float]:
+    """The ratios of a list with commas.
+
+    Raises:
+        NeuronMMError: one is no number between 0 and 1.
+    """
+    found = []
+    for part in text.split(","):
+        try:
+            ratio = float(part)
+        except ValueError:
+            ratio = math.nan
+        if not 0 < ratio < 1:
+            raise NeuronMMError(
+                f"--{PREFIX}{RATIO} takes numbers between 0 and 1, separated by commas, got {part.strip()!r} in {text!r}."
+            )
+        found.append(ratio)
+    return found
+
+
+def _write_trace(plan, args: Namespace) -> None:
+    from ..planning.chrome import chrome_trace
+
+    first = plan.variants[min(1, len(plan.variants) - 1)]
+    variant = first if args.trace_ratio is None else plan.variant(args.trace_ratio)
+    phase = getattr(variant, args.trace_phase)
+    mlps = max(phase.mlps, key=lambda mlps: mlps.count)
+    title = (
+        f"{plan.model.name}, ratio {variant.label}, {phase.name} of {phase.rows} rows: one MLP by {mlps.best.kernel}"
+    )
+    content = json.dumps(chrome_trace(mlps.trace(), title))
+    try:
+        with open(args.trace, "w", encoding="utf-8") as file:
+            file.write(content)
+    except OSError as error:
+        raise NeuronMMError(f"{args.trace} could not be written: {error.strerror}.") from error

@@ -1,0 +1,168 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`optimum-cli neuronmm plan`: what it reads, prints and writes."""
+
+import argparse
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from optimum_neuronmm.commands.plan import PlanCommand
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A directory with a config.json and nothing else."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama", **TINY}))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def run(model):
+    def run(*line, model=model):
+        root = argparse.ArgumentParser()
+        PlanCommand(root.add_subparsers(), command=SimpleNamespace(name="plan", help=""))
+        words = ["plan", "-m", str(model), "--sequence_length", "96", "--neuronmm_block_size", "32", *map(str, line)]
+        args = root.parse_args(words)
+        args.func(args).run()
+
+    return run
+
+
+@pytest.fixture
+def found(run, capsys):
+    """`found(*line)`: the plan as JSON."""
+
+    def found(*line, **options):
+        run("--json", *line, **options)
+        return json.loads(capsys.readouterr().out)
+
+    return found
+
+
+@pytest.fixture
+def refusal(run, capsys):
+    """`refusal(*line)`: the one line that an error prints."""
+
+    def refusal(*line, **options):
+        with pytest.raises(SystemExit) as exit:
+            run(*line, **options)
+        captured = capsys.readouterr()
+        assert exit.value.code == 1 and captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return refusal
+
+
+def test_the_plan_is_printed(run, capsys, model):
+    run("--neuronmm_compression_ratio", "0.1,0.3")
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"{model} on trn1 (NeuronCore-v2), 1 rank, bfloat16, batch 1, sequence 96\nPredicted for trn1"
+    )
+    assert "\n0.1 " in out and "\n0.3 " in out and "\ndense " in out
+
+
+def test_options_reach_the_plan(found):
+    got = found(
+        *("--instance_type", "trn2.48xlarge", "--batch_size", 4, "--tensor_parallel_size", 2, "--dtype", "float32"),
+        *(
+            "--neuronmm_compression_ratio",
+            " 0.3, 0.35 ",
+            "--neuronmm_alpha",
+            0.0,
+            "--neuronmm_projections",
+            "gate, down",
+        ),
+        *("--neuronmm_layout", "sharded"),
+    )
+    assert (got["instance_type"], got["target"], got["dtype"]) == ("trn2.48xlarge", "trn2", "float32")
+    assert (got["batch_size"], got["sequence_length"], got["tensor_parallel_size"]) == (4, 96, 2)
+    assert [variant["ratio"] for variant in got["variants"]] == [None, 0.3, 0.35]
+    assert got["variants"][1]["ranks"] == {"gate_proj": [32] * 3, "up_proj": [None] * 3, "down_proj": [32] * 3}
+    assert got["variants"][1]["decode"]["mlps"][0]["form"]["layout"] == "sharded"
+    assert got["variants"][0]["decode"]["rows"] == 4
+
+
+def test_defaults(found):
+    got = found("--neuronmm_block_size", "32")
+    assert (got["instance_type"], got["batch_size"], got["tensor_parallel_size"], got["dtype"]) == (
+        "trn1",
+        1,
+        1,
+        "bfloat16",
+    )
+    assert [variant["ratio"] for variant in got["variants"]] == [None, 0.1]
+
+
+def test_a_compressed_model_needs_no_ratio(found, compressed_llama):
+    assert [variant["label"] for variant in found(model=compressed_llama)["variants"]] == ["dense", "as compressed"]
+
+
+def test_a_picture_and_a_trace(run, tmp_path, capsys):
+    run(
+        "--plot", tmp_path / "plan.png", "--trace", tmp_path / "trace.json", "--neuronmm_compression_ratio", "0.3,0.35"
+    )
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    title = json.loads((tmp_path / "trace.json").read_text())["traceEvents"][0]["args"]["name"]
+    assert "ratio 0.3, prefill of 96 rows: one MLP by " in title and title.endswith("predicted for trn1")
+    assert capsys.readouterr().out.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("ratio", ["0.35", "dense"])
+def test_the_trace_that_is_asked_for(run, tmp_path, ratio):
+    line = ("--trace_phase", "decode", "--trace_ratio", ratio, "--neuronmm_compression_ratio", "0.3,0.35")
+    run("--trace", tmp_path / "trace.json", *line)
+    title = json.loads((tmp_path / "trace.json").read_text())["traceEvents"][0]["args"]["name"]
+    assert f"ratio {ratio}, decode of 1 rows" in title
+
+
+def test_a_trace_of_a_ratio_that_is_not_planned(refusal, tmp_path):
+    assert "there is no ratio '0.9' in this plan: choose one of dense, 0.1" in refusal(
+        "--trace", tmp_path / "trace.json", "--trace_ratio", "0.9"
+    )
+    assert not (tmp_path / "trace.json").exists()
+
+
+def test_a_trace_that_cannot_be_written(refusal, tmp_path):
+    assert "trace.json could not be written: No such file" in refusal("--trace", tmp_path / "nowhere" / "trace.json")
+
+
+@pytest.mark.parametrize("ratios", ["much", "0.1,", "", "0.1;0.2", "0.1,1.5", "0", "1", "-0.1", "nan", "0.1,inf"])
+def test_ratios_that_are_nonsense(refusal, ratios):
+    line = refusal(f"--neuronmm_compression_ratio={ratios}")
+    assert "--neuronmm_compression_ratio takes numbers between 0 and 1, separated by commas, got" in line
+    assert repr(ratios) in line
+
+
+def test_errors_are_one_line(refusal, tmp_path, model):
+    assert "unknown instance type 'p5': expected one of trn1, inf2" in refusal("--instance_type", "p5")
+    assert "has no config.json" in refusal(model=tmp_path)
+    assert "neither a directory nor a Hub model" in refusal(model="nobody/nothing")
+    (model / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert "'gpt2' is not supported" in refusal()
+
+
+def test_shapes_that_fit_no_plan(refusal):
+    assert "no kernel for an MLP of" in refusal("--batch_size", 2**40)
+
+
+def test_wrong_options_are_found_before_the_model_is_read(refusal, tmp_path):
+    assert "takes numbers between 0 and 1" in refusal("--neuronmm_compression_ratio", "x", model=tmp_path)
+    assert "batch_size must be at least 1, got 0" in refusal("--batch_size", 0, model=tmp_path)

@@ -1,0 +1,175 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A plan as text, JSON, picture and trace."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.planning import Deployment, plan_model, read_model
+from optimum_neuronmm.planning.chrome import chrome_trace
+from optimum_neuronmm.planning.plot import draw_plan
+from optimum_neuronmm.planning.record import to_dict
+from optimum_neuronmm.planning.text import format_plan
+from tests.conftest import FAMILY_OPTIONS, TINY
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    from transformers import AutoConfig
+
+    folder = tmp_path_factory.mktemp("plan")
+    AutoConfig.for_model("phi3", **TINY, **FAMILY_OPTIONS["phi3"]).save_pretrained(folder)
+    return plan_model(read_model(folder), Deployment("trn2", 2, 96, 2), [0.1, 0.3], block_size=32)
+
+
+@pytest.fixture(scope="module")
+def text(plan):
+    return format_plan(plan)
+
+
+def row(text: str, label: str, table: int) -> list[str]:
+    """The cells of the row of a ratio in one of the tables."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.startswith(f"{label} ")][table]
+
+
+def test_the_text_says_what_it_is(text, plan):
+    first, second = text.splitlines()[:2]
+    assert first == f"{plan.model.name} on trn2 (NeuronCore-v3), 2 ranks of 2 cores, bfloat16, batch 2, sequence 96"
+    assert second == "Predicted for trn2 by a model of its engines; nothing here was measured."
+    assert "measured" not in text.replace("nothing here was measured", "")
+    for words in ("predicted MLP ms", "TTFT bound ms", "TPOT bound ms", "Bounds of the rest", "192 rows", "2 rows"):
+        assert words in text
+
+
+def test_notes_are_printed_once(text, plan):
+    assert plan.notes and all(text.count(f"- {note}") == 1 for note in plan.notes)
+
+
+def test_the_table_of_sizes(text, plan):
+    variant = plan.variants[2]
+    label, gate_up, down, removed, of_model, parameters, mlp, weights, cache, share = row(text, "0.3", 0)
+    assert (gate_up, down) == tuple(str(ranks[0]) for ranks in variant.ranks.values())
+    assert removed == f"{variant.removed:.2%}"
+    assert parameters == f"{variant.parameters / 1e6:,.1f} M"
+    assert float(share.rstrip("%")) < 100 and "TOO LARGE" not in text
+
+
+@pytest.mark.parametrize(("table", "name"), [(1, "prefill"), (2, "decode")])
+def test_the_tables_of_times(text, plan, table, name):
+    dense, phase = getattr(plan.dense, name), getattr(plan.variants[2], name)
+    cells = row(text, "0.3", table)
+    assert cells[1:4] == [
+        f"{1e3 * phase.mlp_seconds / 3:.3f}",
+        f"{1e3 * phase.mlp_seconds:.3f}",
+        f"{dense.mlp_seconds / phase.mlp_seconds:.2f}",
+    ]
+    assert cells[7] == f"{1e3 * phase.seconds:.3f}" and cells[-1] == phase.bound_by
+
+
+def test_kernels_and_blocks_are_named(text, plan):
+    for variant in plan.variants:
+        for phase in variant.phases:
+            (mlps,) = phase.mlps
+            told = next(
+                line for line in text.splitlines() if line.startswith(f"{variant.label} {phase.name}, 3 layers")
+            )
+            times = [f"{c.kernel} {c.prediction.milliseconds:.3f}" for c in mlps.candidates]
+            others = f" (others: {', '.join(times[1:])})" if times[1:] else ""
+            assert told.endswith(f": {times[0]} ms{others}")
+    for candidate in (plan.dense.prefill.mlps[0].best, plan.variants[1].prefill.mlps[0].best):
+        for call, blocks in zip(candidate.calls, candidate.prediction.plans, strict=True):
+            assert f"    {call.kernel}: strips of {blocks.B_M} rows" in text
+
+
+def test_a_void_prediction_is_marked(plan):
+    mlps = plan.dense.prefill.mlps[0]
+    spilled = replace(mlps.best, kernel="spilled", prediction=replace(mlps.best.prediction, spills=True))
+    phase = replace(plan.dense.prefill, mlps=(replace(mlps, candidates=(mlps.best, spilled)),))
+    told = format_plan(replace(plan, variants=(replace(plan.dense, prefill=phase),)))
+    assert f"(others: spilled {mlps.best.prediction.milliseconds:.3f}, void: it spills)" in told
+
+
+def test_what_does_not_fit_is_said(plan):
+    assert "TOO LARGE" in format_plan(replace(plan, variants=(replace(plan.dense, cache=2**36),)))
+
+
+def test_ranks_that_differ(plan):
+    mixed = replace(plan.dense, ranks={"gate_up_proj": [32, None, 96], "down_proj": [32, 32, 32]})
+    assert row(format_plan(replace(plan, variants=(plan.dense, replace(mixed, label="mixed")))), "mixed", 0)[1:3] == [
+        "32-96 +1 dense",
+        "32",
+    ]
+
+
+def test_json_holds_the_figures(plan):
+    found = json.loads(json.dumps(to_dict(plan)))
+    assert (found["kind"], found["target"], found["cores_per_rank"]) == ("prediction", "trn2", 2)
+    assert found["assumed"] == {"exchange_ms": 0.01} and found["notes"] == plan.notes
+    assert [variant["ratio"] for variant in found["variants"]] == [None, 0.1, 0.3]
+    for variant, entry in zip(plan.variants, found["variants"], strict=True):
+        assert entry["parameters"] == variant.parameters and entry["fits_hbm"]
+        for phase, total in ((variant.prefill, "ttft_bound_ms"), (variant.decode, "tpot_bound_ms")):
+            times = entry[phase.name]
+            bounds = sum(operation["bound_ms"] for operation in times["operations"])
+            assert (
+                times[total] == pytest.approx(times["predicted_mlp_ms"] + bounds) == pytest.approx(1e3 * phase.seconds)
+            )
+            mlps = sum(mlps["layers"] * mlps["predicted_ms"] for mlps in times["mlps"])
+            assert mlps == pytest.approx(times["predicted_mlp_ms"])
+            assert 0 < times["mlp_utilisation"] < 1 and times["floor_ms"] <= times[total]
+            candidate = times["mlps"][0]["candidates"][0]
+            assert candidate["kernel"] == times["mlps"][0]["kernel"] and candidate["plans"]
+    prefill = found["variants"][0]["prefill"]
+    assert prefill["predicted_mlp_speedup"] == 1
+    flops = 3 * 3 * 2 * 192 * 96 * 100  # of one rank, on both of its cores
+    peak = 2 * plan.deployment.machine.flops
+    assert prefill["mlp_utilisation"] == pytest.approx(flops / peak / (prefill["predicted_mlp_ms"] / 1e3))
+    assert not to_dict(replace(plan, variants=(replace(plan.dense, cache=2**36),)))["variants"][0]["fits_hbm"]
+
+
+def test_a_picture(plan, tmp_path):
+    draw_plan(plan, tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_needs_matplotlib(plan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(NeuronMMError, match="needs matplotlib: pip install matplotlib"):
+        draw_plan(plan, tmp_path / "plan.png")
+
+
+def test_a_picture_that_cannot_be_written(plan, tmp_path):
+    with pytest.raises(NeuronMMError, match="plan.png could not be written: No such file"):
+        draw_plan(plan, tmp_path / "nowhere" / "plan.png")
+
+
+def test_a_trace_of_the_engines(plan):
+    prediction = plan.variants[1].prefill.mlps[0].trace()
+    found = json.loads(json.dumps(chrome_trace(prediction, "an MLP")))
+    events = [event for event in found["traceEvents"] if event["ph"] == "X"]
+    threads = {e["tid"]: e["args"]["name"] for e in found["traceEvents"] if e["name"] == "thread_name"}
+    (process,) = [e["args"]["name"] for e in found["traceEvents"] if e["name"] == "process_name"]
+    assert process == "an MLP, predicted for trn2" and found["otherData"]["kind"] == "prediction"
+    assert {"TensorE", "VectorE"} <= set(threads.values()) and len(set(threads.values())) == len(threads)
+    assert [threads[e["tid"]] for e in events] == [engine for engine, *_ in prediction.events]
+    assert {e["tid"] for e in events} == set(threads)  # an engine that does nothing is left out
+    ends = [event["ts"] + event["dur"] for event in events]
+    assert min(event["ts"] for event in events) >= 0
+    assert max(ends) == pytest.approx(1e6 * prediction.seconds)  # microseconds
+    assert found["otherData"]["predicted_ms"] == prediction.milliseconds

@@ -1,0 +1,254 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Plans of tiny models: ranks, sizes, kernels, and how times add up."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.neuron.form import EXCHANGE_SECONDS, SHARDED, Form
+from optimum_neuronmm.planning import Deployment, plan, plan_model, read_model
+from optimum_neuronmm.planning.roofline import operations
+from optimum_neuronmm.ranks import DENSE, uniform_rank
+
+
+QUICK = {"block_size": 32}
+SHORT = Deployment(sequence_length=160)
+
+
+@pytest.fixture
+def llama(config_only):
+    return read_model(config_only())
+
+
+@pytest.fixture
+def ranked(monkeypatch):
+    """`ranked.asked` holds what was ranked. Each kernel takes a second for each row and layer, on the tensor engine."""
+
+    def rank_kernels(form, rows, dtype, target, cores):
+        rank_kernels.asked.append((form, rows))
+        found = SimpleNamespace(
+            seconds=rows * (1.0 if form.gate is None else 0.5),
+            floor=rows * 0.25,
+            busy={"TensorE": 2.0, "DMA": 1.0},
+            flops=10,
+            notes=("a note",),
+        )
+        return [SimpleNamespace(kernel="mlp", calls=(), prediction=found)], {"mlp_decode": "too many rows"}
+
+    rank_kernels.asked = []
+    monkeypatch.setattr(plan, "rank_kernels", rank_kernels)
+    return rank_kernels
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text"])
+def test_ranks_are_the_papers(config_only, ranked, family):
+    model = read_model(config_only(family))
+    found = plan_model(model, SHORT, [0.1, 0.4], alpha=0.2, **QUICK)
+    assert [variant.label for variant in found.variants] == ["dense", "0.1", "0.4"]
+    for variant in found.variants:
+        for name, shape in model.projections.items():
+            expected = DENSE if variant.ratio is None else uniform_rank(shape, variant.ratio, 32, 0.2)
+            assert variant.ranks[name] == [expected] * 3
+
+
+def test_parameters_add_up(llama, ranked):
+    dense, compressed = plan_model(llama, SHORT, [0.3], **QUICK).variants
+    rank = compressed.ranks["up_proj"][0]
+    assert rank == 32 and compressed.mlp_parameters == 3 * 3 * 32 * (96 + 200)
+    assert dense.parameters == llama.parameters and dense.mlp_parameters == llama.mlp_parameters
+    assert dense.parameters - compressed.parameters == dense.mlp_parameters - compressed.mlp_parameters
+    assert compressed.removed == pytest.approx(1 - compressed.mlp_parameters / dense.mlp_parameters)
+    assert dense.removed == 0 and dense.cache == compressed.cache > 0
+    assert dense.weights - compressed.weights == 2 * (dense.parameters - compressed.parameters)
+
+
+def test_only_some_projections(llama, ranked):
+    _, variant = plan_model(llama, SHORT, [0.3], projections=["down"], **QUICK).variants
+    assert variant.ranks == {"gate_proj": [DENSE] * 3, "up_proj": [DENSE] * 3, "down_proj": [32] * 3}
+    assert variant.removed == pytest.approx(1 - 32 * 296 / (96 * 200))
+
+
+def test_a_compressed_model_is_planned_as_it_is(compressed_llama):
+    found = plan_model(read_model(compressed_llama), SHORT)
+    assert [variant.label for variant in found.variants] == ["dense", "as compressed"]
+    real = AutoModelForCausalLM.from_pretrained(compressed_llama)
+    assert found.variants[1].parameters == sum(parameter.numel() for parameter in real.parameters())
+    with pytest.raises(NeuronMMError, match="is compressed already: plan it without ratios"):
+        plan_model(read_model(compressed_llama), SHORT, [0.1])
+
+
+def test_layers_of_equal_form_are_predicted_once(config_only, ranked):
+    model = read_model(config_only(num_hidden_layers=80))
+    found = plan_model(model, SHORT, [0.3, 0.3, 0.35], **QUICK)
+    assert len(found.variants) == 3  # the same ratio twice is one
+    assert found.variants[1].ranks == found.variants[2].ranks
+    assert len(ranked.asked) == len(set(ranked.asked))
+    assert {rows for _, rows in ranked.asked} == {160, 1}
+    assert len(found.dense.prefill.mlps) == 1 and found.dense.prefill.mlps[0].count == 80
+
+
+def test_layers_of_different_forms(llama, ranked):
+    modules = {"model.layers.1.mlp.down_proj": {"rank": 32}}
+    model = plan_model(llama, SHORT).model
+    mixed = plan_model(type(model)(**{**vars(model), "modules": modules}), SHORT).variants[1]
+    assert [(mlps.count, mlps.form.down) for mlps in mixed.prefill.mlps] == [(2, DENSE), (1, 32)]
+    assert mixed.ranks["down_proj"] == [DENSE, 32, DENSE] and mixed.ranks["up_proj"] == [DENSE] * 3
+
+
+def test_times_add_up(llama, ranked):
+    found = plan_model(llama, Deployment(batch_size=4, sequence_length=40), [0.3], **QUICK)
+    dense, compressed = found.variants
+    assert (dense.prefill.rows, dense.decode.rows) == (160, 4)
+    assert (dense.prefill.mlp_seconds, compressed.prefill.mlp_seconds) == (3 * 160.0, 3 * 80.0)
+    assert (dense.decode.mlp_seconds, dense.decode.mlp_floor) == (3 * 4.0, 3 * 1.0)
+    for phase in dense.phases:
+        assert list(phase.operations) == operations(llama, found.deployment, prefill=phase.name == "prefill")
+    rest = sum(operation.seconds for operation in dense.prefill.operations)
+    assert dense.prefill.rest_seconds == rest > 0
+    assert dense.prefill.seconds == 480 + rest and dense.prefill.floor == 120 + rest
+    assert dense.prefill.mlp_bound_by == "TensorE" and dense.prefill.bound_by == "MLP (TensorE)"
+    assert dense.prefill.mlp_flops == 30
+
+
+def test_what_takes_longest_is_named(llama, ranked, monkeypatch):
+    monkeypatch.setattr(
+        plan, "operations", lambda *a, **o: [SimpleNamespace(name="lm_head", seconds=1e6, bound_by="memory")]
+    )
+    assert plan_model(llama, SHORT).dense.decode.bound_by == "lm_head (memory)"
+
+
+def test_exchanges_are_counted(llama, ranked):
+    on = Deployment(sequence_length=160, tensor_parallel_size=2)
+    dense, replicated = plan_model(llama, on, [0.3], layout="replicated", **QUICK).variants
+    _, sharded = plan_model(llama, on, [0.3], layout="sharded", **QUICK).variants
+    assert dense.decode.mlp_seconds == pytest.approx(3 * (1 + EXCHANGE_SECONDS))
+    assert replicated.decode.mlp_seconds == pytest.approx(3 * (0.5 + EXCHANGE_SECONDS))
+    assert sharded.decode.mlps[0].form.layout == SHARDED
+    assert sharded.decode.mlp_seconds == pytest.approx(3 * (0.5 + 3 * EXCHANGE_SECONDS))
+    assert dense.decode.mlps[0].form == Form(96, 200, None, None, None, tp=2)
+
+
+def test_the_weights_of_one_rank(llama, ranked):
+    one = plan_model(llama, SHORT).dense
+    two = plan_model(llama, Deployment(sequence_length=160, tensor_parallel_size=2)).dense
+    norms = 2 * llama.other_parameters  # on every rank
+    assert two.weights - norms == (one.weights - norms) // 2
+    assert two.cache == one.cache // 2
+
+
+def test_notes_are_there_once(llama, ranked):
+    notes = plan_model(llama, SHORT, [0.1, 0.3], **QUICK).notes
+    assert notes.count("a note") == 1 and len(notes) == len(set(notes))
+    assert plan.UNIFORM in notes and plan.BOUNDS in notes and plan.NOT_PREDICTED in notes
+    assert plan.EXCHANGES not in notes and plan.UNIFORM not in plan_model(llama, SHORT).notes
+    parallel = plan_model(llama, Deployment(sequence_length=160, tensor_parallel_size=2)).notes
+    assert plan.EXCHANGES in parallel and "assumed" in plan.EXCHANGES
+    assert any(
+        "made for 512 positions, and 513" in note for note in plan_model(llama, Deployment(sequence_length=513)).notes
+    )
+
+
+def test_separate_products_of_few_rows_are_not_predicted_whole(llama, ranked, monkeypatch):
+    monkeypatch.setattr(plan, "SEPARATE", "mlp")  # what everything is computed by here
+    found = plan_model(llama, SHORT).dense
+    assert plan.SEPARATELY in found.decode.notes and plan.SEPARATELY not in found.prefill.notes
+
+
+@pytest.mark.parametrize("label", ["0.3", "0.30", "3e-1", "dense"])
+def test_variants_are_found(llama, ranked, label):
+    found = plan_model(llama, SHORT, [0.1, 0.3], **QUICK)
+    assert found.variant(label) is found.variants[0 if label == "dense" else 2]
+
+
+@pytest.mark.parametrize("label", ["0.2", "sparse", ""])
+def test_a_variant_that_is_not_there(llama, ranked, label):
+    with pytest.raises(NeuronMMError, match="choose one of dense, 0.1"):
+        plan_model(llama, SHORT, [0.1], **QUICK).variant(label)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_size": 33}, "block_size must be a positive multiple of 32, got 33"),
+        ({"alpha": 2.0}, r"alpha must lie in \[0, 1\), got 2.0"),
+        ({"projections": ["side"]}, "Unknown projection"),
+        ({"layout": "folded"}, "layout must be one of"),
+        ({"block_size": 128}, "Nothing would be compressed: with block_size 128"),
+    ],
+)
+def test_options_are_checked(llama, ranked, options, message):
+    with pytest.raises(NeuronMMError, match=message):
+        plan_model(llama, SHORT, [0.3], **{**QUICK, **options})
+
+
+def test_heads_that_ranks_cannot_share(config_only):
+    model = read_model(config_only(num_attention_heads=8, num_key_value_heads=4))
+    with pytest.raises(
+        NeuronMMError, match="must divide the 4 key-value heads of the model .* got 3. Use 1, 2, 4, or"
+    ):
+        plan_model(model, Deployment(tensor_parallel_size=3))
+
+
+def test_an_activation_without_kernel(config_only):
+    with pytest.raises(NeuronMMError, match="no kernel for an MLP of 160 rows.* no activation 'relu', only silu"):
+        plan_model(read_model(config_only(hidden_act="relu")), SHORT)
+
+
+def test_shapes_that_fit_no_plan_are_told_why(llama, monkeypatch):
+    refusals = {"mlp": "h is 7 bytes too large", "matmul": "x is 3 bytes too large"}
+    monkeypatch.setattr(plan, "rank_kernels", lambda *a: ([], refusals))
+    with pytest.raises(NeuronMMError, match="mlp: h is 7 bytes too large; matmul: x is 3 bytes too large"):
+        plan_model(llama, SHORT)
+
+
+def test_more_rows_than_there_can_be_is_no_defect(llama):
+    with pytest.raises(NeuronMMError, match="no kernel for an MLP of 1099511627776 rows"):
+        plan_model(llama, Deployment(batch_size=2**20, sequence_length=2**20))
+
+
+def test_the_model_of_the_engines_predicts(config_only):
+    """Nothing in its place, at sizes where the weights count."""
+    model = read_model(config_only(hidden_size=512, intermediate_size=2048))
+    on = Deployment(sequence_length=256)
+    found = plan_model(model, on, [0.5], block_size=128)
+    for variant in found.variants:
+        for phase in variant.phases:
+            (mlps,) = phase.mlps
+            assert mlps.count == 3 and phase.mlp_seconds >= phase.mlp_floor > 0
+            times = [candidate.prediction.seconds for candidate in mlps.candidates]
+            assert mlps.seconds == min(times) and len(times) + len(mlps.refusals) == 4
+        assert variant.prefill.mlp_seconds > variant.decode.mlp_seconds
+    assert found.variants[1].decode.mlp_seconds < found.dense.decode.mlp_seconds
+
+
+def test_a_timeline_is_recorded_when_asked_for(config_only):
+    (mlps,) = plan_model(read_model(config_only()), SHORT).dense.prefill.mlps
+    assert mlps.best.prediction.events == ()
+    traced = mlps.trace()
+    assert traced.events and traced.seconds == pytest.approx(mlps.best.prediction.seconds)
+
+
+@pytest.mark.slow
+def test_eighty_layers_take_less_than_twenty_seconds(config_only):
+    """The sizes of Llama 3 70B, in seconds of this process: other work of the machine does not count."""
+    begin = time.process_time()
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8}
+    model = read_model(config_only(**sizes, vocab_size=128256, num_hidden_layers=80))
+    found = plan_model(model, Deployment(batch_size=4, tensor_parallel_size=8), [0.05, 0.1, 0.2])
+    assert found.model.parameters == 70_553_706_496
+    assert time.process_time() - begin < 20
