@@ -150,7 +150,24 @@ def allocate_by_loss(
     Raises:
         NeuronMMError: where even the smallest ranks remove less than `config.compression_ratio`.
     """
-    options, costs, budget = _options(projections, config, cost)
+    cost = cost or parameters_per_rank(config.allocation_tensor_parallel_size)
+    budget = (1 - config.compression_ratio) * sum(cost(shape, DENSE) for shape in projections.shapes.values())
+    return allocate_within(projections, losses, config.block_size, cost, budget)
+
+
+def allocate_within(
+    projections: Projections, losses: Mapping[str, torch.Tensor], block_size: int, cost: Cost, budget: float
+) -> Allocation:
+    """The ranks, and the projections to leave dense, of the least predicted loss whose costs add up to the budget at most.
+
+    Args:
+        losses: as of `allocate_by_loss`.
+        cost: of a shape at a rank or DENSE, in the unit of the budget.
+
+    Raises:
+        NeuronMMError: where even the cheapest ranks exceed the budget.
+    """
+    options, costs = _options(projections, block_size, cost)
     values = [
         np.array([0.0 if rank is DENSE else losses[path][rank].item() for rank in ranks])
         for path, ranks in options.items()
@@ -176,19 +193,18 @@ def check_reachable(projections: Projections, config: NeuronMMConfig) -> None:
 
 def largest_ratio(projections: Projections, config: NeuronMMConfig) -> float:
     """The ratio at one block in every projection, in terms of the cost that the allocation counts."""
-    _, costs, _ = _options(projections, config)
+    cost = parameters_per_rank(config.allocation_tensor_parallel_size)
+    _, costs = _options(projections, config.block_size, cost)
     return float(1 - sum(cost.min() for cost in costs) / sum(cost[-1] for cost in costs))
 
 
 def _options(
-    projections: Projections, config: NeuronMMConfig, cost: Cost | None = None
-) -> tuple[dict[str, list[int | None]], list[np.ndarray], float]:
-    """The ranks that every projection may get, what each costs, and what all may cost together."""
-    cost = cost or parameters_per_rank(config.allocation_tensor_parallel_size)
-    options = {path: rank_options(shape, config.block_size) for path, shape in projections.shapes.items()}
+    projections: Projections, block_size: int, cost: Cost
+) -> tuple[dict[str, list[int | None]], list[np.ndarray]]:
+    """The ranks that every projection may get, and what each costs."""
+    options = {path: rank_options(shape, block_size) for path, shape in projections.shapes.items()}
     costs = [np.array([cost(projections.shapes[path], r) for r in ranks], float) for path, ranks in options.items()]
-    dense = sum(cost(shape, DENSE) for shape in projections.shapes.values())
-    return options, costs, (1 - config.compression_ratio) * dense
+    return options, costs
 
 
 def _nothing_compressed(projections: Projections, config: NeuronMMConfig) -> NeuronMMError:

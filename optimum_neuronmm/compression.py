@@ -18,7 +18,7 @@ import json
 import platform
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -62,6 +62,7 @@ from .workspace import (
 
 if TYPE_CHECKING:
     from .recovery import RecoveryConfig
+    from .speedup import SpeedupSearch
 
 
 def compress(
@@ -178,7 +179,10 @@ def _compress(checkpoint: DenseCheckpoint, output_dir: Path, config: NeuronMMCon
         )
     parameters = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
     projections = find_projections(checkpoint, family, config)
+    speedup = _speedup_search(checkpoint, projections, config)
     _check_ratio(projections, config)
+    if speedup is not None:
+        speedup.check_reachable()
     if config.refine and not family.adds_down:
         raise NeuronMMError(
             f"refine cannot be used with {checkpoint.config.model_type}: a norm lies between its down projections and the "
@@ -198,10 +202,15 @@ def _compress(checkpoint: DenseCheckpoint, output_dir: Path, config: NeuronMMCon
         run = Run(checkpoint, projections, config, text, stream, workspace)
         analysis = Analysis(run)
         analysis.complete()
-        allocation, ratio, trials = choose_ranks(run, analysis)
+        if speedup is None:
+            allocation, ratio, trials = choose_ranks(run, analysis)
+        else:
+            allocation = speedup.allocate(analysis.losses)
+            ratio, trials = allocation.removed, []
         refinements = refine(run, analysis, allocation) if config.refine else []
         perplexity = compress_layers(run, analysis, allocation)
         steps = {"trials": trials, "refinements": refinements}
+        steps |= {} if speedup is None else {"speedup": speedup.report(allocation)}
         with explained_disk_errors(output_dir):
             report = _write_result(run, allocation, ratio, parameters, perplexity, steps)
         workspace.publish()
@@ -214,6 +223,11 @@ def _announcement(model: str, config: NeuronMMConfig) -> str:
     goal = f"ratio {config.compression_ratio}"
     if config.max_perplexity_increase is not None:
         goal = f"the largest ratio that raises perplexity by less than {config.max_perplexity_increase:.2%}"
+    if config.target_speedup is not None:
+        goal = (
+            f"MLPs predicted to be {config.target_speedup:g} times as fast on {config.target_instance_type} "
+            f"({config.target_prompt_length} tokens of prompt, {config.target_output_length} of output)"
+        )
     return (
         f"Compressing {model}: {goal}, block size {config.block_size}, projections {', '.join(config.projections)}, "
         f"{config.decomposition} SVD, ranks {'by loss' if config.allocates_by_loss else 'uniform'}, calibration "
@@ -239,7 +253,7 @@ def _collect_text(
 
 def _check_ratio(projections: Projections, config: NeuronMMConfig) -> None:
     """Finds out before any work whether there will be ranks."""
-    if config.max_perplexity_increase is not None:
+    if config.max_perplexity_increase is not None or config.target_speedup is not None:
         return
     if config.allocates_by_loss:
         check_reachable(projections, config)
@@ -247,15 +261,35 @@ def _check_ratio(projections: Projections, config: NeuronMMConfig) -> None:
         allocate_uniform(projections, config)
 
 
+def _speedup_search(
+    checkpoint: DenseCheckpoint, projections: Projections, config: NeuronMMConfig
+) -> "SpeedupSearch | None":
+    """What chooses the ranks where a speed-up is asked for."""
+    if config.target_speedup is None:
+        return None
+    from .latency_cost import MLPLatency, Request  # loads the kernels and their simulator
+    from .speedup import SpeedupSearch
+
+    longest = getattr(checkpoint.config, "max_position_embeddings", None)
+    if longest is not None and config.target_prompt_length > longest:
+        raise NeuronMMError(
+            f"target_prompt_length must be at most {longest}, the max_position_embeddings of {checkpoint.name}, got "
+            f"{config.target_prompt_length}."
+        )
+    dtype = getattr(torch, config.dtype) if config.dtype else checkpoint.dtype
+    latency = MLPLatency.of(checkpoint.config, projections.family, Request.of(config), dtype)
+    return SpeedupSearch(projections, config.block_size, config.target_speedup, latency)
+
+
 def _write_result(
-    run: Run, allocation: Allocation, ratio: float, parameters: int, perplexity: dict, steps: dict[str, list[dict]]
+    run: Run, allocation: Allocation, ratio: float, parameters: int, perplexity: dict, steps: dict[str, Any]
 ) -> dict:
     """Writes checkpoint, report and model card into the workspace's result. Returns the report.
 
     Args:
-        ratio: that was asked for, or found.
+        ratio: that was asked for, or found, or came out.
         parameters: of the dense model.
-        steps: what was tried on the way, for the report.
+        steps: what was tried on the way, and the speed that was asked for, for the report.
     """
     checkpoint, config, text, workspace = run.checkpoint, run.config, run.text, run.workspace
     directory = workspace.new_result()

@@ -43,6 +43,7 @@ KERNELS = ("auto", "nki", "compiler")
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("auto", "replicated", "sharded")
 SAMPLINGS = ("device", "host")
+INSTANCE_TYPES = ("trn1", "inf2", "trn2", "trn3")  # those that the kernels' time is predicted for
 RECOVERIES = ("none", "lora", "distill")
 STORAGES = ("uv",)
 _LEAST = {
@@ -52,7 +53,10 @@ _LEAST = {
     "calibration_samples": 1,
     "calibration_length": 8,
     "seed": 0,
+    "target_prompt_length": 0,
+    "target_output_length": 0,
 }
+_SPEEDUP = ("target_speedup", "target_instance_type", "target_prompt_length", "target_output_length")
 _RUNNING = ("target", "kernel", "layout", "sampling", "compilation")  # what only matters where the model runs
 
 
@@ -79,6 +83,12 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         allocation_tensor_parallel_size: has the ranks chosen by loss save what one rank of so many holds.
         max_perplexity_increase: where set, the ratio is searched for: the largest whose measured increase of perplexity
             on held-out calibration text stays below this (0.05 for 5 %). Takes the place of `compression_ratio`.
+        target_speedup: where set, the predicted loss is minimised for a speed instead of a ratio: the predicted seconds of
+            all MLPs, for one request of the lengths below, are at most those of the dense MLPs divided by this (above 1).
+            Takes the place of `compression_ratio`, and needs ranks by loss.
+        target_instance_type: "trn1", "inf2", "trn2" or "trn3", for one core of which the seconds are predicted.
+        target_prompt_length: rows of the one prefill of that request; 0 leaves the prefill out.
+        target_output_length: number of its decode steps, of one row each; 0 leaves decoding out.
         refine: change the down projections, factored and dense, by what least squares on the compressed model's own
             activations gives, where the divergence on held-out text improves by it.
         calibration: a source of text or several to mix: "self" (text sampled from the model), a .txt or .jsonl file
@@ -119,6 +129,10 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
     allocation: str = "auto"
     allocation_tensor_parallel_size: int = 1
     max_perplexity_increase: float | None = None
+    target_speedup: float | None = None
+    target_instance_type: str = "trn1"
+    target_prompt_length: int = 1024  # with the output's, what `speed` of a recipe times where nothing else is said
+    target_output_length: int = 128
     refine: bool = False
     calibration: list[str] = field(default_factory=lambda: ["wikitext2", "c4"])
     calibration_samples: int = 64
@@ -146,6 +160,8 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         self._check_numbers()
         self._check_choices()
         self._check_modules()
+        if not self.modules:  # how a finished model was made need not be known to load it
+            self._check_speedup()
 
     def _check_format(self) -> None:
         if self.quant_method != QUANT_METHOD:
@@ -236,6 +252,46 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
             if self.dtype not in DTYPES:
                 raise NeuronMMError(f"dtype must be one of {', '.join(DTYPES)} or None, got {self.dtype!r}.")
 
+    def _check_speedup(self) -> None:
+        if self.target_instance_type not in INSTANCE_TYPES:
+            raise NeuronMMError(
+                f"target_instance_type must be one of {', '.join(INSTANCE_TYPES)}, got {self.target_instance_type!r}."
+            )
+        if self.target_speedup is None:
+            given = [name for name in _SPEEDUP if getattr(self, name) != _DEFAULTS[name]]
+            if given:
+                raise NeuronMMError(
+                    f"{', '.join(given)} was given without target_speedup, which alone reads it. Give target_speedup too, "
+                    "or leave it out."
+                )
+            return
+        _check_number("target_speedup", self.target_speedup, float)
+        if not 1 < self.target_speedup < math.inf:
+            raise NeuronMMError(
+                f"target_speedup must be greater than 1, got {self.target_speedup}. 1.2 asks for MLPs that are predicted to "
+                "take 1 / 1.2 of the dense ones' time."
+            )
+        if self.target_prompt_length + self.target_output_length == 0:
+            raise NeuronMMError(
+                "target_prompt_length and target_output_length are both 0, so there is nothing to be fast at. Give one."
+            )
+        for other in ("compression_ratio", "max_perplexity_increase"):
+            if getattr(self, other) != _DEFAULTS[other]:
+                raise NeuronMMError(
+                    f"target_speedup and {other} {getattr(self, other)} were both given, and each says how much to "
+                    "compress. Give one of them; the report tells the ratio that a speed-up took."
+                )
+        if not self.allocates_by_loss:
+            raise NeuronMMError(
+                f"target_speedup needs ranks by loss, which decomposition {self.decomposition!r} with allocation "
+                f"{self.allocation!r} does not give: use a two-sided decomposition and allocation 'by_loss' or 'auto'."
+            )
+        if self.allocation_tensor_parallel_size != 1:
+            raise NeuronMMError(
+                "target_speedup is predicted for one core: allocation_tensor_parallel_size must be 1 with it, got "
+                f"{self.allocation_tensor_parallel_size}."
+            )
+
     @property
     def is_two_sided(self) -> bool:
         return self.decomposition.startswith("two_sided")
@@ -290,7 +346,9 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         return (config, unused) if return_unused_kwargs else config
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields, but those of a speed-up where none is asked for: releases that do not know them read the rest."""
+        left_out = _SPEEDUP if self.target_speedup is None else ()
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def deciding_options(self) -> dict[str, Any]:
         """The options that decide the factors."""
@@ -340,6 +398,9 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
                 commit_message=commit_message,
                 token=kwargs.get("token"),
             )
+
+
+_DEFAULTS = {field.name: field.default for field in fields(NeuronMMConfig)}
 
 
 def as_config(neuronmm) -> NeuronMMConfig | None:

@@ -34,6 +34,7 @@ _EXPORTS = {
     "tiling": ("Blocks",),
     "machine": ("MACHINES", "Machine", "get_machine"),
     "errors": ("DialectError", "KernelError", "PlanError", "SimulationError"),
+    "latency": ("Prediction", "predict"),
     "simulator": ("Simulation", "check_orders", "simulate"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

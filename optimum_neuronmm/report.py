@@ -56,8 +56,9 @@ def format_report(report: dict) -> str:
         *_map_lines(report["projections"]),
         f"method            {_METHODS.get(report.get('decomposition'), 'low-rank factors')}, "
         f"{_ALLOCATIONS.get(report.get('allocation'), 'uniform ranks')}",
-        f"ratio removed     requested {ratio['requested']:.2%}, achieved {ratio['projections']:.2%} of the chosen "
+        f"ratio removed     {_requested(report)}achieved {ratio['projections']:.2%} of the chosen "
         f"projections, {ratio['model']:.2%} of the model",
+        *_speedup_lines(report),
         f"parameters        {parameters['before']:,} -> {parameters['after']:,} "
         f"(projections {parameters['projections_before']:,} -> {parameters['projections_after']:,})",
         f"perplexity        {perplexity['before']:.2f} -> {perplexity['after']:.2f} on {perplexity['windows']} held-out "
@@ -154,6 +155,27 @@ def _loss_lines(report: dict) -> list[str]:
         after = "not finite" if step["after"] is None else f"{step['after']:.4f}"
         lines.append(f"refinement        {step['name']}: divergence {step['before']:.4f} -> {after}, {verdict}")
     return lines
+
+
+def _requested(report: dict) -> str:
+    """A speed-up is no request of a ratio."""
+    return "" if "speedup" in report else f"requested {report['compression_ratio']['requested']:.2%}, "
+
+
+def _speedup_lines(report: dict) -> list[str]:
+    """What was predicted of the speed, where it decided the ranks."""
+    if "speedup" not in report:
+        return []
+    speedup = report["speedup"]
+    dense, compressed = (speedup["predicted_milliseconds"][name] for name in ("dense", "compressed"))
+    times = ", ".join(f"{name.replace('_', ' ')} {dense[name]:.4g} -> {compressed[name]:.4g}" for name in dense)
+    return [
+        f"speed-up          MLPs predicted to be {speedup['predicted']:.3f} times as fast (target {speedup['target']:g}) on "
+        f"one core of {speedup['instance_type']}, {speedup['dtype']}: {speedup['prompt_length']} tokens of prompt, "
+        f"{speedup['output_length']} of output",
+        f"                  predicted ms of all MLPs: {times}",
+        *(f"                  note: {note}" for note in speedup["notes"]),
+    ]
 
 
 def _recovery_lines(report: dict) -> list[str]:

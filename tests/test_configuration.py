@@ -23,7 +23,7 @@ import transformers.utils.hub
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 
 from optimum_neuronmm import NeuronMMConfig
-from optimum_neuronmm.configuration import CONFIG_NAME, FORMAT_VERSION
+from optimum_neuronmm.configuration import CONFIG_NAME, FORMAT_VERSION, INSTANCE_TYPES
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.version import __version__
 
@@ -114,6 +114,19 @@ def warnings():
         ("max_perplexity_increase", float("nan"), "must be positive, got nan", ""),
         ("max_perplexity_increase", "5%", "must be a number, got '5%'", ""),
         ("max_perplexity_increase", False, "must be a number, got False", ""),
+        ("target_speedup", 1, "must be greater than 1, got 1", "1.2 asks for"),
+        ("target_speedup", 0.5, "must be greater than 1, got 0.5", ""),
+        ("target_speedup", float("inf"), "must be greater than 1, got inf", ""),
+        ("target_speedup", float("nan"), "must be greater than 1, got nan", ""),
+        ("target_speedup", "20%", "must be a number, got '20%'", ""),
+        ("target_speedup", True, "must be a number, got True", ""),
+        ("target_instance_type", "p5", "must be one of trn1, inf2, trn2, trn3, got 'p5'", ""),
+        ("target_instance_type", ["trn1"], "must be one of trn1, inf2, trn2, trn3, got ['trn1']", ""),
+        ("target_prompt_length", -1, "must be at least 0, got -1", ""),
+        ("target_output_length", 0.5, "must be an integer, got 0.5", ""),
+        ("target_instance_type", "trn2", "was given without target_speedup", "or leave it out"),
+        ("target_prompt_length", 512, "was given without target_speedup", "Give target_speedup too"),
+        ("target_output_length", 0, "was given without target_speedup", ""),
         ("target", "gpu", "must be one of auto, cpu, neuron, got 'gpu'", ""),
         ("kernel", "cuda", "must be one of auto, nki, compiler, got 'cuda'", ""),
         ("sampling", "cpu", "must be one of device, host, got 'cpu'", ""),
@@ -184,6 +197,50 @@ def test_defaults():
     assert (config.decomposition, config.gradient_samples, config.allocation) == ("two_sided", 32, "auto")
     assert (config.allocation_tensor_parallel_size, config.max_perplexity_increase) == (1, None)
     assert config.allocates_by_loss
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression_ratio": 0.2}, "target_speedup and compression_ratio 0.2 were both given"),
+        ({"max_perplexity_increase": 0.05}, "target_speedup and max_perplexity_increase 0.05 were both given"),
+        ({"allocation": "uniform"}, "ranks by loss, which .* with allocation 'uniform' does not give"),
+        ({"decomposition": "whitened"}, "ranks by loss, which decomposition 'whitened'"),
+        ({"allocation_tensor_parallel_size": 2}, "allocation_tensor_parallel_size must be 1 with it, got 2"),
+        ({"target_prompt_length": 0, "target_output_length": 0}, "both 0, so there is nothing to be fast at"),
+    ],
+)
+def test_what_a_speed_up_excludes(options, message):
+    with pytest.raises(NeuronMMError, match=message):
+        NeuronMMConfig(target_speedup=1.2, **options)
+    made = NeuronMMConfig(target_speedup=1.2, **options, modules={PATH: {"rank": 64, "storage": "uv"}})
+    assert made.target_speedup == 1.2  # how a finished model was made need not be known to load it
+
+
+SPEEDUP = {
+    "target_speedup": 1.2,
+    "target_instance_type": "inf2",
+    "target_prompt_length": 0,
+    "target_output_length": 32,
+}
+
+
+def test_a_speed_up_is_written_where_it_is_asked_for():
+    plain = NeuronMMConfig().to_dict()
+    assert not SPEEDUP.keys() & plain.keys()
+    assert not SPEEDUP.keys() & NeuronMMConfig().deciding_options().keys()
+    config = NeuronMMConfig(**SPEEDUP)
+    assert config.to_dict() == plain | SPEEDUP
+    assert NeuronMMConfig.from_dict(config.to_dict()) == config
+    assert json.loads(config.to_json_string()) == config.to_dict()
+    assert config.deciding_options().items() >= SPEEDUP.items()
+    assert NeuronMMConfig(target_speedup=2).target_speedup == 2
+
+
+def test_instance_types_are_those_that_are_predicted():
+    from optimum_neuronmm.kernels import MACHINES
+
+    assert set(INSTANCE_TYPES) == set(MACHINES)
 
 
 @pytest.mark.parametrize("decomposition", ["whitened", "svd"])

@@ -113,7 +113,7 @@ ALLOWED = {
     "quantizer": {"configuration", "families", "modeling", "errors", "version"},
 }
 # What the modules of a room may not import of their own package.
-FORBIDDEN = {"neuron": {"commands", "recipes", "auto"}}
+FORBIDDEN = {"neuron": {"commands", "recipes", "auto", "planning"}, "planning": {"commands", "recipes", "auto"}}
 # What the modules of a room may import of anything else, where that is restricted.
 FOREIGN = {
     "errors": set(),
@@ -123,6 +123,7 @@ FOREIGN = {
     "decomposition": {"numpy", "torch"},
     "calibration": {"numpy", "torch", "datasets"},
     "kernels": {"numpy", "torch", "neuronxcc", "nki", "ml_dtypes"},
+    "planning": {"torch", "transformers", "huggingface_hub", "matplotlib", "tqdm"},
     "commands": {"optimum.commands"},
 }
 

@@ -208,7 +208,28 @@ def test_commands_about_compressed_models_are_understood():
         parser = ArgumentParser()
         commands[name].parse_args(parser)
         args = parser.parse_args(rest)
-        assert args.output if name == "evaluate" else args.directory
+        assert getattr(args, {"evaluate": "output", "plan": "model"}.get(name, "directory"))
+
+
+def test_every_flag_of_a_plan_is_in_the_reference():
+    from optimum_neuronmm.commands.plan import PlanCommand
+
+    parser = ArgumentParser()
+    PlanCommand.parse_args(parser)
+    section = page("reference/cli").partition("## optimum-cli neuronmm plan")[2].partition("\n## ")[0]
+    rows = table_rows(section, 4)
+    documented = {flag: row[2] for row in rows for flag in re.findall(r"`(--?[\w-]+)`", row[0])}
+    actions = {flag: action for flag, action in parser._option_string_actions.items() if action.dest != "help"}
+    assert set(documented) == set(actions)
+    for flag, action in actions.items():
+        assert action.default in (None, False) or documented[flag] == str(action.default), flag
+
+
+@pytest.mark.parametrize("folder", ["planning"])
+def test_every_module_of_a_folder_is_in_the_layout(folder):
+    layout = page("concepts/design").partition(f"Within `{folder}/`:")[2].partition("\nWithin ")[0]
+    names = {path.name for path in (ROOT / "optimum_neuronmm" / folder).glob("*.py")} - {"__init__.py"}
+    assert names == set(re.findall(r"`(\w+\.py)`", layout))
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,12 @@ def run_neuronmm(args: Namespace, parser: ArgumentParser, *, sdk_installed: bool
 
 
 def _check_options(args: Namespace, parser: ArgumentParser) -> None:
+    options = given_options(args)
+    if {"compression_ratio", "target_speedup"} <= set(options):  # the config cannot tell a default that was given
+        raise NeuronMMError(
+            f"--{PREFIX}compression_ratio and --{PREFIX}target_speedup were both given, and each says how much to compress. "
+            "Give one of them."
+        )
     task = getattr(args, "task", "auto")
     if task not in TASKS:
         raise NeuronMMError(

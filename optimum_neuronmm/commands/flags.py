@@ -124,6 +124,34 @@ def add_neuronmm_arguments(parser: ArgumentParser) -> None:
         metavar="FRACTION",
     )
     add(
+        "target_speedup",
+        "Instead of a ratio: the least predicted loss at which the MLPs are predicted to be this many times as fast as the dense "
+        "ones (1.2: in 1 / 1.2 of the time), for one request of the lengths below.",
+        "None",
+        type=float,
+        metavar="FACTOR",
+    )
+    add(
+        "target_instance_type",
+        "For a core of what the speed-up is predicted.",
+        "trn1",
+        choices=["trn1", "inf2", "trn2", "trn3"],
+    )
+    add(
+        "target_prompt_length",
+        "Tokens of the prompt of the request that is to be faster; 0 leaves the prefill out.",
+        "1024",
+        type=int,
+        metavar="N",
+    )
+    add(
+        "target_output_length",
+        "Tokens that it generates, one decode step each; 0 leaves decoding out.",
+        "128",
+        type=int,
+        metavar="N",
+    )
+    add(
         "refine",
         "Change the down projections by least squares on the compressed model's own activations, and keep that where the "
         "model comes closer to the dense one on held-out text.",

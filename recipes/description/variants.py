@@ -31,6 +31,10 @@ _KEYS = ("name", "ratio", "compression", "recovery")
 _ELSEWHERE = {
     "compression_ratio": "the `ratio` of each variant says it",
     "max_perplexity_increase": "it takes the place of a ratio, and every variant has one",
+    "target_speedup": "it takes the place of a ratio, and every variant has one",
+    "target_instance_type": "it belongs to target_speedup, which takes the place of a ratio",
+    "target_prompt_length": "it belongs to target_speedup, which takes the place of a ratio",
+    "target_output_length": "it belongs to target_speedup, which takes the place of a ratio",
     "recovery": "the recipe's own `recovery` says it",
     "recovery_data": "`data` in the recipe's own `recovery` says it",
     "recovery_tokens": "`tokens` in the recipe's own `recovery` says it",

@@ -106,6 +106,13 @@ def test_bad_values_are_errors_of_the_config(run, compress, capsys):
     assert not compress.calls
 
 
+@pytest.mark.parametrize("ratio", ["0.1", "0.3"])  # the default too, which the config could not tell
+def test_a_ratio_and_a_speed_up_are_too_much(run, compress, capsys, ratio):
+    flags = f"--neuronmm --neuronmm_compression_ratio {ratio} --neuronmm_target_speedup 1.2"
+    assert "--neuronmm_compression_ratio and --neuronmm_target_speedup were both given" in fails(run, capsys, flags)
+    assert not compress.calls
+
+
 @pytest.mark.parametrize("flag", ["--neuronmm_alpha 0.3", "--neuronmm_calibration self", "--neuronmm_target cpu"])
 def test_options_without_neuronmm_are_refused(run, compress, capsys, flag):
     message = fails(run, capsys, flag)

@@ -53,6 +53,7 @@ def test_help_states_the_default_of_the_config(parser, option):
         ("kernel", configuration.KERNELS),
         ("layout", configuration.LAYOUTS),
         ("sampling", configuration.SAMPLINGS),
+        ("target_instance_type", configuration.INSTANCE_TYPES),
     ],
 )
 def test_choices_are_those_of_the_config(parser, name, choices):
@@ -105,6 +106,22 @@ def test_options_of_the_recovery_and_the_refinement_make_a_config(parser):
         "recovery_tokens": 300_000,
         "refine": True,
         "max_perplexity_increase": 0.05,
+    }
+    config = configuration.NeuronMMConfig(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+def test_options_of_a_speed_up_make_a_config(parser):
+    line = (
+        "--neuronmm_target_speedup 1.2 --neuronmm_target_instance_type trn2 --neuronmm_target_prompt_length 512 "
+        "--neuronmm_target_output_length 0"
+    )
+    options = given_options(parser.parse_args([*REQUIRED, *line.split()]))
+    assert options == {
+        "target_speedup": 1.2,
+        "target_instance_type": "trn2",
+        "target_prompt_length": 512,
+        "target_output_length": 0,
     }
     config = configuration.NeuronMMConfig(**options)
     assert {name: getattr(config, name) for name in options} == options

@@ -215,6 +215,7 @@ WRONG = {
     "compression key": (["compression", "blocksize"], 1, "compression.blocksize: unknown key; did you mean block_size?"),
     "two ratios": (["compression", "compression_ratio"], 0.1, "compression.compression_ratio: not allowed here: the `ratio`"),
     "search": (["compression", "max_perplexity_increase"], 0.1, "compression.max_perplexity_increase: not allowed here"),
+    "speed-up": (["compression", "target_speedup"], 1.2, "compression.target_speedup: not allowed here: it takes the place"),
     "two recoveries": (["compression", "recovery"], "lora", "compression.recovery: not allowed here: the recipe's own"),
     "modules": (["compression", "modules"], {}, "compression.modules: unknown key."),
     "value of all": (["compression", "alpha"], 1, "variants[1].compression: (with what holds for every variant) alpha must lie"),
