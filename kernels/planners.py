@@ -192,9 +192,16 @@ def plan_low_rank(
         made = search.enter(K, {"u": r}, x_transposed, part, keep=False)
         if search.fits:
             contraction = (r,) if reload else made["u"]
-            columns = min(B_N or n, n)
             stage = Stage(
-                "v", "rows", (contraction,), columns, search.M, task.itemsize, exact=("depth",), biased=biased
+                "v",
+                "rows",
+                (contraction,),
+                n,
+                search.M,
+                task.itemsize,
+                exact=("depth",),
+                biased=biased,
+                width=B_N or 0,
             )
             search.stage(stage, search.strip(r) if reload else sum(map(search.strip, contraction)))
 

@@ -87,7 +87,7 @@ class Stage:
         N, M: columns of the weights, rows of the strip.
         exact: "width" or "depth" must divide its dimension, which is the rank.
         working, stored: bytes per partition that a tile of a group needs beside the weights, as a buffer and as one to store.
-        partial: sums may be completed in SBUF.
+        partial: sums may be completed in SBUF. width: of the blocks, where it is given.
         biased: a bias is added.
         interleave: rows of the weights that share a descriptor; produces: the same of the result.
     """
@@ -105,6 +105,7 @@ class Stage:
     interleave: int = 1
     produces: int = 1
     partial: bool = True
+    width: int = 0
 
     def _whole(self, depth: int) -> bool:
         return all(depth >= sum(parts) for parts in self.contractions)
@@ -135,7 +136,8 @@ class Stage:
     def candidates(self) -> Iterator[Blocks]:
         K = max(map(sum, self.contractions))
         single = len(self.contractions) == 1 and len(self.contractions[0]) == 1
-        for width, depth in product(sizes(self.N, "width" in self.exact), sizes(K, "depth" in self.exact)):
+        widths = [min(self.width, self.N)] if self.width else sizes(self.N, "width" in self.exact)
+        for width, depth in product(widths, sizes(K, "depth" in self.exact)):
             whole = self._whole(depth)
             if not whole and depth % (P * self.interleave) or self.produces > 1 and width % (P * self.produces):
                 continue
