@@ -199,7 +199,7 @@ class Stage:
         return None, missing or 0
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # some 100 KB each
 def _ranked(stage: Stage, rates: Rates, first: bool) -> tuple[Choice, ...]:
     """All blocks of a stage, the quickest first; of equal ones those with longer transfers."""
     choices = [Choice(b, stage.held(b), stage.work(b, rates), stage.lead(b, rates)) for b in stage.candidates()]

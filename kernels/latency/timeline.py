@@ -67,7 +67,7 @@ def schedule(trace: Trace, costs: Costs, record: bool = False, whole: bool = Fal
     return Timeline(seconds, events)
 
 
-def _leaf(loop: Loop) -> bool:
+def _of_one_engine(loop: Loop) -> bool:
     """Whether the body is instructions of one engine other than DMA, on tiles that are made outside of it."""
     engines = {entry.engine for entry in loop.body if isinstance(entry, Instruction)}
     return (
@@ -124,8 +124,8 @@ class _Run:
 
     def loop(self, loop: Loop) -> None:
         trips = 1 if loop.kind == "program" else loop.trips
-        if trips > 1 and _leaf(loop):
-            self._leaf(loop, trips)
+        if trips > 1 and _of_one_engine(loop):
+            self._repeat(loop, trips)
             return
         shifts: list[dict[str, float]] = []
         since = self.count
@@ -181,7 +181,7 @@ class _Run:
         self.debt += debt
         self.done += time
 
-    def _leaf(self, loop: Loop, trips: int) -> None:
+    def _repeat(self, loop: Loop, trips: int) -> None:
         """All iterations at once: after the first one nothing is waited for."""
         self.scopes[id(loop)] = object()
         engine = loop.body[0].engine
@@ -223,7 +223,7 @@ class _Run:
             if instruction.engine in (first, second) and buffer in buffers
         )
 
-    def _buffer(self, operand: Operand, position: int, write: bool) -> tuple[Buffer | None, float]:
+    def _buffer(self, operand: Operand, position: int) -> tuple[Buffer | None, float]:
         """The buffer of an operand on chip, and when its memory is free, of a buffer that is new."""
         allocation = operand.allocation
         tile = self.tiles.get(id(allocation))
@@ -245,12 +245,12 @@ class _Run:
             if operand.buffer == "hbm":
                 wait = max(wait, self.hbm.get(id(operand.allocation), 0.0))
                 continue
-            buffer, _ = self._buffer(operand, position, write=False)
+            buffer, _ = self._buffer(operand, position)
             wait = max(wait, buffer.ready)
             reads.append(buffer)
         target, free = None, 0.0
         if instruction.write.buffer != "hbm":
-            target, free = self._buffer(instruction.write, position, write=True)
+            target, free = self._buffer(instruction.write, position)
         wait = max(wait, free)
         if instruction.engine == DMA:
             start, end = self._transfer(names[0], instruction, wait, took)
