@@ -386,7 +386,7 @@ def test_every_module_is_in_the_layout():
     assert names <= set(re.findall(r"`(\w+\.py)`", layout))
 
 
-@pytest.mark.parametrize("folder", ["kernels", "optimum_neuronmm/neuron"])
+@pytest.mark.parametrize("folder", ["kernels", "kernels/latency", "optimum_neuronmm/neuron", "benchmarks"])
 def test_every_module_of_a_room_is_in_the_layout(folder):
     layout = page("concepts/design").partition("## Layout")[2].partition("### Direction")[0]
     names = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
@@ -429,7 +429,8 @@ def test_ranks_in_the_table_of_the_method():
 def source_messages() -> list[str]:
     """Every string of the package, with … for what varies."""
     messages = []
-    for path in [path for folder in ("optimum_neuronmm", "recipes") for path in (ROOT / folder).rglob("*.py")]:
+    folders = ("optimum_neuronmm", "kernels", "recipes", "benchmarks")
+    for path in [path for folder in folders for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(read(path))):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
