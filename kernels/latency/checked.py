@@ -36,10 +36,12 @@ def notes(trace: Trace, machine: Machine, constants: Constants, spills: bool, pl
     products = [i for i, _ in trace.instructions() if i.name == "nc_matmul"]
     if any(i.reads[0].dtype == "float32" for i in products):
         found.append("float32: there is no published timing of it")
-    # Activations are one operand of every product, with a row in each column.
-    if products and all(min(operand.elements for operand in i.reads) < TILE for i in products):
+    # Without a plan: activations are one operand of every product, with a row in each column.
+    few = bool(products) and all(min(operand.elements for operand in i.reads) < TILE for i in products)
+    rows = min((plan.M for plan in plans if getattr(plan, "M", 0)), default=1 if few else FEWEST_ROWS)
+    if rows < TILE:
         found.append(f"less than {TILE} rows: there is no published timing of decoding")
-    elif 0 < min((getattr(plan, "M", 0) for plan in plans), default=0) < FEWEST_ROWS:
+    elif rows < FEWEST_ROWS:
         found.append(f"less than {FEWEST_ROWS} rows: the published timings are of more")
     if any(getattr(part, "trips", 1) > 1 for part in trace.body):
         found.append("several cores: the published timings are of one, and what they share of HBM is not modelled")

@@ -14,12 +14,13 @@
 """Seconds of a DMA, as a function of what it moves into each partition at once and of its descriptors.
 
 Two published facts: kernels that load one tile of 1 KiB per partition in each transfer reach less than half of the bandwidth
-of kernels whose transfers hold many tiles. The documentation says that 2 KiB per partition approach the peak, that 4 KiB
-saturate it, and that runs (descriptors: what is contiguous in HBM and within a partition) of less than 256 bytes are severe;
-a picture of it (nki/get-started/about/nki-dma-overview.rst) has the bandwidth rise with the run up to about 2.4 KiB. The
-published timings of transfers of many short runs are only explained if the transfer is what has to be long, so that is the
-calibrated curve. The others are for comparison: `STEP`, runs of less than 2 KiB cost what single tiles do; `PICTURE`, that of
-the documentation; `FLAT`, none.
+of kernels whose transfers are longer. The documentation asks for 2 KiB per partition in a transfer, says that 4 KiB saturate,
+and that runs (descriptors: what is contiguous in HBM and within a partition) of less than 256 bytes are severe; a picture of
+it (nki/get-started/about/nki-dma-overview.rst) has the bandwidth rise with the run up to about 2.4 KiB. Whether the transfer
+has to be long or its runs, the published timings do not tell: in the kernels that were timed one is as long as the other, or
+can be. The calibrated curve goes by the transfer. The others are for comparison, and for plans that are quick by either:
+`STEP`, runs of less than 2 KiB cost what single tiles do; `PICTURE`, that of the documentation, which the published timings
+contradict; `FLAT`, no loss.
 """
 
 from dataclasses import dataclass

@@ -26,6 +26,9 @@ from .timeline import schedule
 from .work import PRUDENCE
 
 
+EQUAL = 0.003  # of the predicted time: less says nothing
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The predicted time of a kernel, or of several that run one after the other.
@@ -159,8 +162,8 @@ def predict_trace(
 def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: list):
     """Of the plans of a call the one of least predicted time.
 
-    Of those that are about as quick, the one that loses least should it be the runs that have to be long (`dma.STEP`); the
-    first of equal ones.
+    Plans that are about as quick are compared by what they would take if it were the runs that have to be long (`dma.STEP`) as
+    well, and of those that are equal then the one that moves the fewest bytes is taken.
     """
     call = {**dict.fromkeys(kernel.absent), **tensors, **settings}
     constants = constants_of(machine)
@@ -169,5 +172,9 @@ def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: lis
     close = [n for n, time in enumerate(seconds) if time <= (1 + PRUDENCE) * min(seconds)]
     if len(close) == 1:
         return plans[close[0]]
-    by_run = {n: schedule(traces[n], Costs(machine, constants, STEP)).seconds for n in close}
-    return plans[min(close, key=lambda n: (1 - PRUDENCE) * seconds[n] + PRUDENCE * by_run[n])]
+    prudent = {}
+    for n in close:
+        by_run = schedule(traces[n], Costs(machine, constants, STEP)).seconds
+        prudent[n] = (1 - PRUDENCE) * seconds[n] + PRUDENCE * by_run
+    equal = [n for n in close if prudent[n] <= (1 + EQUAL) * min(prudent.values())]
+    return plans[min(equal, key=lambda n: (traces[n].hbm_bytes, prudent[n]))]

@@ -43,6 +43,10 @@ class Rates:
         columns = max(min(MINIMUM, stationary), moving)
         return (passes * columns + self.constants.matmul_overhead) / self.machine.tensor_clock
 
+    def transpose(self, rows: int) -> float:
+        """Of a tile of so many rows: one pass, whatever the data type."""
+        return (max(MINIMUM, rows) + self.constants.matmul_overhead) / self.machine.tensor_clock
+
     def scalar(self, elements: int) -> float:
         return (max(MINIMUM, elements) + self.constants.overhead) / self.machine.scalar_clock
 
@@ -73,7 +77,7 @@ def entering(rates: Rates, M: int, features: int, chunk: int, transposed: bool) 
     for c in cut(features, chunk):
         work[DMA] += rates.dma(M * c * s, c * s, c * s)
         for m in cut(M, P):
-            work[TENSOR] += tiles(c) * rates.matmul(m)  # P cycles at least: a little more for fewer rows
+            work[TENSOR] += tiles(c) * rates.transpose(m)
             work[VECTOR] += sum(rates.vector(tiles(g) * m) for g in cut(c, F))
     return work
 
@@ -91,13 +95,15 @@ def multiplying(rates: Rates, form: str, contractions: tuple, M: int, N: int, b:
     depth = sum(tiles(k) for parts in contractions for k in parts)
     if form == "rows":
         return depth * tiles(M) * sum(rates.matmul(n) for width in cut(N, b.width) for n in cut(width, F))
-    return depth * tiles(N) * sum(rates.matmul(m) for m in cut(M, F))
+    return depth * sum(rates.matmul(m, n) for m in cut(M, F) for n in cut(N, P))
 
 
 def emptying(rates: Rates, form: str, count: int, M: int, N: int, b: Blocks) -> Counter:
     """Seconds of ScalarE and VectorE for what leaves PSUM: copied, or gate and up of a gated stage (count 2)."""
     if form == "rows":
         return Counter({SCALAR: tiles(M) * sum(rates.scalar(n) for width in cut(N, b.width) for n in cut(width, F))})
+    if b.partial:  # the sums are in SBUF: they leave it as one
+        return Counter({SCALAR: rates.scalar(tiles(N) * M)})
     work = Counter()
     groups = [g for width in cut(N, b.width) for g in cut(tiles(width), b.group)]
     for g in groups:
