@@ -254,6 +254,25 @@ def sums_of_every_kind(bench):
         bench.run("low_rank_fused", tensors, plan=plan)
 
 
+def tiles_abreast(bench):
+    """More tiles than are summed side by side, while all transfers of a block stay: of one strip, and of one in pieces."""
+    tensors = bench.tensors("low_rank_fused", 20, 600, 384, 140)
+    stages = {"u": (384, 256, 1, False, 2), "v": (140, 384, 1)}
+    bench.run("low_rank_fused", tensors, plan=bench.blocked("low_rank_fused", tensors, stages=stages))
+    tensors = bench.tensors("mlp_decode", 3, 300, 384, 256, bias=True, factored="ddf")
+    stages = {"expand": (256, 300, 1), "down_u": (256, 128, 1, False, 1), "down": (300, 128, 1, False, 2)}
+    how = {"interleave_x": 1, "interleave_h": 1, "stages": stages}
+    bench.run("mlp_decode", tensors, plan=bench.blocked("mlp_decode", tensors, **how))
+
+
+def joined_rows_one_by_one(bench):
+    """So many rows that tiles which share features have a bank each."""
+    tensors = bench.tensors("mlp", 520, 130, 20, 512)
+    stages = {"gate_u": (20, 130, 1), "up_u": (21, 130, 1), "expand": (512, 21, 1), "down_u": (20, 512, 1)}
+    how = {"interleave_x": 1, "interleave_h": 2, "part": 0, "stages": stages | {"down": (130, 20, 1)}}
+    bench.run("mlp", tensors, plan=bench.blocked("mlp", tensors, B_M=520, **how))
+
+
 CHECKS = (
     dense_on_two_cores,
     decoding,
@@ -266,6 +285,8 @@ CHECKS = (
     baselines,
     low_rank_streamed,
     sums_of_every_kind,
+    tiles_abreast,
+    joined_rows_one_by_one,
 )
 
 

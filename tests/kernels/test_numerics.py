@@ -107,6 +107,10 @@ BLOCKINGS = {
         LOW_RANK,
         {"B_M": 128, "part": 256, "chunk": 128, "stages": {"u": (257, 128, 3), "v": (384, 128, 1)}},
     ),
+    "abreast": (
+        LOW_RANK,
+        {"B_M": 256, "chunk": 512, "stages": {"u": (257, 256, 1, False, 2), "v": (256, 257, 1)}},
+    ),
     "dense whole": (("matmul",), {"B_M": 256, "chunk": 512, "stages": {"w": (256, 700, 1)}}),
     "dense streamed": (("matmul",), {"B_M": 256, "chunk": 512, "stages": {"w": (384, 128, 2)}}),
     "sums": (("matmul_blocked",), {"rows": 256, "B_M": 128, "B_K": 256, "B_N": 520}),
@@ -208,6 +212,19 @@ BLOCKINGS = {
             },
         },
     ),
+    "decode abreast": (
+        ("mlp_decode",),
+        {
+            "chunk": 512,
+            "stages": {
+                "gate_u": (257, 128, 1, False, 2),
+                "up_u": (258, 256, 1, False, 1),
+                "expand": (256, 258, 2),
+                "down_u": (257, 256, 1, False, 2),
+                "down": (384, 128, 1, False, 2),
+            },
+        },
+    ),
 }
 BLOCKED = [(kernel, blocks) for blocks, (kernels, _) in BLOCKINGS.items() for kernel in kernels]
 
@@ -247,6 +264,15 @@ def test_unrolled_loops_give_the_same_bits(bench, kernel_of, blocks):
     assert (rolled.hbm_bytes, rolled.flops) == (unrolled.hbm_bytes, unrolled.flops)
 
 
+@pytest.mark.parametrize(
+    ("kernel_of", "blocks"), [case for case in BLOCKED if case[1] in ("abreast", "decode abreast")]
+)
+def test_sums_abreast_in_every_order(bench, kernel_of, blocks):
+    tensors, called, plan = blocked(bench, kernel_of, blocks, "float32")
+    result = bench.package.check_orders(bench.kernel(kernel_of), **tensors, **called, plan=plan)
+    bench.check(kernel_of, tensors, result.outputs[0], **called)
+
+
 @pytest.mark.parametrize("order", ["reversed", "shuffled"])
 def test_the_order_and_unrolling_with_the_kernels_own_blocks(bench, kernel, order):
     tensors = bench.tensors(kernel, *at_most_128_rows(kernel, (300, 300, 130, 600)))
@@ -283,6 +309,22 @@ def test_joined_rows_in_many_blocks(bench, by_x, by_h, order):
         how = {"chunk": 512, "interleave_x": by_x, "interleave_h": by_h, "stages": stages}
         plan = bench.blocked("mlp_decode", tensors, settings=called, **how)
         bench.run("mlp_decode", tensors, called, plan=plan, order=order)
+
+
+@pytest.mark.parametrize("order", ["forward", "reversed", "shuffled"])
+@pytest.mark.parametrize("M", [300, 600])  # one block of the rows that a bank takes, and two
+def test_joined_rows_of_more_rows_than_share_a_bank(bench, M, order):
+    for by_h in (2, 4):
+        tensors = bench.tensors("mlp", M, 256, 130, 1024, bias=True)
+        stages = {
+            "gate_u": (128, 256, 1),
+            "up_u": (131, 128, 1),
+            "expand": (512, 131, 1),
+            "down_u": (130, 512, 1, False, 1),
+            "down": (256, 130, 1),
+        }
+        how = {"B_M": M, "chunk": 256, "part": 0, "interleave_x": 1, "interleave_h": by_h, "stages": stages}
+        bench.run("mlp", tensors, plan=bench.blocked("mlp", tensors, **how), order=order)
 
 
 def cancelling(bench, kernel):

@@ -119,6 +119,8 @@ def test_a_strip_holds_its_features_in_order(interleave, transposed):
         Blocks(256, 512),
         Blocks(256, 512, 2, partial=True),
         Blocks(128, 512, 1, partial=True),
+        Blocks(256, 512, abreast=1),
+        Blocks(256, 512, abreast=2),
     ],
 )
 @pytest.mark.parametrize("bias", [False, True])
@@ -141,24 +143,60 @@ def test_columns_on_partitions(interleave, blocks, bias):
 
 
 @pytest.mark.parametrize("produced", [2, 4])
-def test_columns_can_be_produced_interleaved(produced):
-    M, K, N = 9, 128, 512
+@pytest.mark.parametrize(
+    ("M", "blocks"),
+    [
+        (9, Blocks(512, 256, 4)),
+        (9, Blocks(512, 256)),  # the tiles that share features one by one
+        (600, Blocks(512, 256)),
+        (600, Blocks(512, 128, partial=True)),
+        (9, Blocks(512, 128)),
+        (9, Blocks(512, 128, abreast=3)),
+        (600, Blocks(512, 128, abreast=3)),
+    ],
+)
+def test_columns_can_be_produced_interleaved(M, blocks, produced):
+    K, N = 256, 1024
 
     def product(x, w, b):
         nk = current()
         y = nk.output((128, N // 128, M), dtype=nl.float32, name="y")
         out = nk.sbuf((128, N // 128, M), nl.float32)
         strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 512, False)
-
-        columns_on_partitions(
-            nk, [Product(strip, w, b)], nk.block(0, N), Blocks(512, 128, 4), copying(nk, out), produced
-        )
+        columns_on_partitions(nk, [Product(strip, w, b)], nk.block(0, N), blocks, copying(nk, out), produced)
         nk.store(y[...], out[...])
         return y
 
     x, w, b = random(M, K), random(K, N), random(N)
     expected = x.astype(np.float32) @ w.astype(np.float32) + b.astype(np.float32)
-    np.testing.assert_array_equal(simulate(product, x, w, b).outputs[0], expected.T[features_of(produced, N)])
+    for order in ("forward", "shuffled"):
+        found = simulate(product, x, w, b, order=order).outputs[0]
+        np.testing.assert_array_equal(found, expected.T[features_of(produced, N)])
+
+
+@pytest.mark.parametrize("abreast", [1, 2, 3])
+def test_sums_abreast_of_a_strip_in_pieces(abreast):
+    """Weights of a product whose activations came in two pieces, more tiles than banks, and two blocks of rows."""
+    M, K, r, N = 600, 256, 384, 512
+
+    def product(x, u, w, b):
+        nk = current()
+        y = nk.output((128, N // 128, M), dtype=nl.float32, name="y")
+        out = nk.sbuf((128, N // 128, M), nl.float32)
+        strip = load_strip(nk, x, nk.block(0, M), nk.block(0, K), 256, False)
+        strip = project(nk, strip, u, Blocks(256, 128, abreast=1))
+        assert [piece.size for piece in strip.pieces] == [256, 128]
+        blocks = Blocks(512, 128, abreast=abreast)
+        columns_on_partitions(nk, [Product(strip, w, b)], nk.block(0, N), blocks, copying(nk, out))
+        nk.store(y[...], out[...])
+        return y
+
+    x, u, w, b = np.sign(random(M, K)), np.sign(random(K, r)), random(r, N), random(N)
+    between = (x.astype(np.float32) @ u.astype(np.float32)).astype(x.dtype).astype(np.float32)
+    expected = between @ w.astype(np.float32) + b.astype(np.float32)
+    for order in ("forward", "reversed", "shuffled"):
+        found = simulate(product, x, u, w, b, order=order).outputs[0]
+        np.testing.assert_array_equal(found, expected.T[features_of(1, N)])
 
 
 @pytest.mark.parametrize("blocks", [Blocks(640, 300), Blocks(640, 128), Blocks(256, 300), Blocks(512, 256)])

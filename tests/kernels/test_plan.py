@@ -269,12 +269,15 @@ def test_a_plan_refuses_nonsense(change, message):
     ("change", "message"),
     [
         ({"stages": {}}, "no stage 'u', it has none: plan this kernel anew"),
-        ({"chunk": 100}, "a chunk of 100 does not end with a tile: expected a multiple of 128, or all 1024"),
+        (
+            {"interleave_x": 1, "chunk": 100},
+            "a chunk of 100 does not end with a tile: expected a multiple of 128, or all 1024",
+        ),
         ({"interleave_x": 4, "chunk": 1152}, "1152 features cannot be interleaved by 4: expected a multiple of 512"),
     ],
 )
 def test_a_plan_whose_blocks_do_not_fit_the_call_is_refused(change, message):
-    tensors = low_rank(8, 1152 if "interleave_x" in change else 1024, 384, 512)
+    tensors = low_rank(8, max(1024, change.get("chunk", 0)), 384, 512)
     plan = dataclasses.replace(low_rank_fused.plan(*tensors), **change)
     with pytest.raises(PlanError, match=message):
         simulate(low_rank_fused, *tensors, plan=plan, dry=True)

@@ -13,6 +13,7 @@
 # limitations under the License.
 """What kernels do, counted: traces without data against traces with it, plans against what is held, and formulas."""
 
+from contextlib import contextmanager
 from math import ceil
 
 import pytest
@@ -20,6 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_neuronmm.kernels import PlanError
+from optimum_neuronmm.kernels.kernel import _quickest
+from optimum_neuronmm.kernels.latency import prediction
 
 
 pytestmark = pytest.mark.simulation
@@ -38,6 +41,30 @@ LARGE = (  # M, K, r, N
 )
 BASELINES = ("matmul_tiled", "matmul_blocked")
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
+
+
+@contextmanager
+def any_named():
+    """Calls have one of the plans that a planner names, and the engine model, which would run them all, is not asked.
+
+    What a plan counts must be so of each that may be chosen, and which one it is changes from call to call.
+    """
+    count = iter(range(10**9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            prediction, "quickest", lambda kernel, tensors, settings, machine, plans: plans[next(count) % len(plans)]
+        )
+        _quickest.cache_clear()
+        try:
+            yield
+        finally:
+            _quickest.cache_clear()
+
+
+@pytest.fixture
+def any_plan():
+    with any_named():
+        yield
 
 
 def plans(result) -> tuple:
@@ -99,9 +126,11 @@ def test_a_dry_run_counts_what_a_run_in_many_blocks_does(bench, parted):
 
 @pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_plan_counts_all_that_is_held(bench, kernel, dtype, target):
+def test_a_plan_counts_all_that_is_held(any_plan, bench, kernel, dtype, target):
     for number, sizes in enumerate(LARGE):
-        odd = (number + (dtype == "float32")) % 2 == 1
+        if (target, number % 2) in (("trn2", 0), ("trn3", 1)):  # each size on one of them
+            continue
+        odd = (number // 2 + (dtype == "float32")) % 2 == 1
         options = {} if kernel in BASELINES else {"bias": not odd, "x_transposed": odd}
         called = {} if kernel in BASELINES else {"x_transposed": odd}
         specs = bench.specs(kernel, *sized(kernel, sizes), dtype=dtype, **options)
@@ -110,10 +139,19 @@ def test_a_plan_counts_all_that_is_held(bench, kernel, dtype, target):
         )
 
 
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+def test_the_plan_that_is_chosen_counts_all_that_is_held(bench, kernel, sizes):
+    sizes = sized(kernel, sizes)
+    result = bench.package.simulate(bench.kernel(kernel), **bench.specs(kernel, *sizes), dry=True)
+    held_in_the_plan(result, kernel)
+    assert result.hbm_bytes == 2 * traffic(kernel, result.plan, *sizes)
+    assert result.flops == 2 * work(kernel, result.plan, *sizes)
+
+
 @pytest.mark.parametrize("factored", ["ffd", "fdf", "dff", "ddf", "ddd", "fsf", "fsd"])
 @pytest.mark.parametrize("mlp", ["mlp_up", "mlp", "mlp_decode", "mlp_two_kernels"])
-def test_a_plan_counts_all_that_mixed_projections_hold(bench, mlp, factored):
-    for sizes in LARGE:
+def test_a_plan_counts_all_that_mixed_projections_hold(any_plan, bench, mlp, factored):
+    for sizes in LARGE[factored.count("d") % 2 :: 2]:
         specs = bench.specs(mlp, *sized(mlp, sizes), factored=factored, bias=True)
         held_in_the_plan(bench.package.simulate(bench.kernel(mlp), **specs, dry=True), mlp)
 
@@ -134,7 +172,8 @@ def test_any_plan_counts_what_is_held_and_done(bench, kernel, M, K, r, N, dtype,
     options, called = ({}, {}) if kernel in BASELINES else (options, called)
     specs = bench.specs(kernel, *sized(kernel, (M, K, r, N)), dtype=dtype, **options)
     try:
-        result = bench.package.simulate(bench.kernel(kernel), **specs, **called, target=target, dry=True)
+        with any_named():
+            result = bench.package.simulate(bench.kernel(kernel), **specs, **called, target=target, dry=True)
     except PlanError:
         assert kernel in (
             *BASELINES,
@@ -149,7 +188,7 @@ def test_any_plan_counts_what_is_held_and_done(bench, kernel, M, K, r, N, dtype,
 
 
 @pytest.mark.parametrize(("target", "M"), [("trn1", 1280), ("trn1", 2432), ("trn2", 2816), ("trn3", 3328)])
-def test_a_plan_counts_the_longest_transfer_of_x_in_parts(bench, target, M):
+def test_a_plan_counts_the_longest_transfer_of_x_in_parts(any_plan, bench, target, M):
     """The last part of X is short, and is no measure of how much of the others one transfer may take."""
     specs = bench.specs("low_rank_fused", M, 4352, 1, 128, dtype="float32")
     result = bench.package.simulate(bench.kernel("low_rank_fused"), **specs, target=target, dry=True)
@@ -158,9 +197,10 @@ def test_a_plan_counts_the_longest_transfer_of_x_in_parts(bench, target, M):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("kernel_of", "factored"), [("low_rank_fused", ""), ("mlp_up", "fs"), ("mlp", "fsd")])
-def test_a_plan_counts_sums_and_the_product_that_they_become(bench, kernel_of, factored, dtype):
+def test_a_plan_counts_sums_and_the_product_that_they_become(any_plan, bench, kernel_of, factored, dtype):
     """Where X is narrower than the product, float32 sums in SBUF beside their rounded copy are the most that is held."""
-    for M, K, r, N in ((1045, 405, 6662, 33), (860, 1097, 7337, 195), (1301, 598, 6842, 53), (2275, 1792, 4022, 3282)):
+    cases = ((1045, 405, 6662, 33), (860, 1097, 7337, 195), (1301, 598, 6842, 53), (2275, 1792, 4022, 3282))
+    for M, K, r, N in cases if dtype == "float32" else cases[::2]:
         specs = bench.specs(kernel_of, M, K, r, N, dtype=dtype, factored=factored)
         held_in_the_plan(bench.package.simulate(bench.kernel(kernel_of), **specs, dry=True), kernel_of)
 
@@ -209,10 +249,12 @@ def work(kernel, plan, M, K, r, N) -> int:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_traffic_and_work_are_those_of_the_formulas(bench, kernel, dtype):
-    for sizes in LARGE:
+def test_traffic_and_work_are_those_of_the_formulas(any_plan, bench, kernel, dtype):
+    for number, sizes in enumerate(LARGE):
         sizes = sized(kernel, sizes)
-        for across in (False,) if kernel in BASELINES else (False, True):
+        # In bfloat16, the others are those of the plan that is chosen, see above.
+        wanted = (True,) if dtype == "bfloat16" else (number % 2 == 1,)
+        for across in (False,) if kernel in BASELINES else wanted:
             options = {"x_transposed": across} if across else {}
             specs = bench.specs(kernel, *sizes, dtype=dtype, **options)
             result = bench.package.simulate(bench.kernel(kernel), **specs, **options, dry=True)
@@ -223,8 +265,8 @@ def test_traffic_and_work_are_those_of_the_formulas(bench, kernel, dtype):
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("mlp", ["mlp_up", "mlp", "mlp_decode"])
-def test_a_shared_u_is_read_and_multiplied_once(bench, mlp, dtype, target):
-    for sizes in LARGE:
+def test_a_shared_u_is_read_and_multiplied_once(any_plan, bench, mlp, dtype, target):
+    for sizes in LARGE if target == "trn1" else LARGE[dtype == "float32" :: 2]:
         M, K, r, N = sized(mlp, sizes)
         specs = bench.specs(mlp, M, K, r, N, dtype=dtype, factored="fsf")
         try:
@@ -267,7 +309,7 @@ def test_transposes_are_counted_apart(bench, kernel_of):
 
 
 @pytest.mark.parametrize(("M", "r"), [(4096, 1024), (2048, 2048), (8192, 512)])
-def test_what_naive_fusion_costs(bench, M, r):
+def test_what_naive_fusion_costs(any_plan, bench, M, r):
     """The table of the paper: K = 2048, N = 8192 and M r = 4194304, blocks of 512 columns."""
     K, N, options = 2048, 8192, {"B_N": 512}
     for kernel, giga in (("low_rank_naive", 343.60), ("low_rank_sequential", 85.90), ("low_rank_fused", 85.90)):

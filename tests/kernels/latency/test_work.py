@@ -1,0 +1,228 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The planner's sums, by which candidates are left out: what the very plan costs in its trace, and no more than that."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from optimum_neuronmm import kernels
+from optimum_neuronmm.kernels import get_machine, planners, simulate
+from optimum_neuronmm.kernels.engines import DMA, SCALAR, TENSOR, VECTOR
+from optimum_neuronmm.kernels.latency.constants import constants_of
+from optimum_neuronmm.kernels.latency.dma import CALIBRATED, STEP
+from optimum_neuronmm.kernels.latency.instructions import Costs
+from optimum_neuronmm.kernels.latency.timeline import schedule
+from optimum_neuronmm.kernels.latency.work import PRUDENCE, Rates, emptying, entering, multiplying, rates_of, streaming
+from optimum_neuronmm.kernels.search import Search
+from optimum_neuronmm.kernels.tiling import Blocks
+
+
+pytestmark = pytest.mark.simulation
+
+TRN1 = get_machine("trn1")
+WHOLE = (  # kernel, M, K, r, N: of whole tiles
+    ("matmul", 2048, 2048, 0, 4096),
+    ("gated_matmul", 512, 384, 256, 2048),
+    ("low_rank_fused", 4096, 2048, 512, 8192),
+    ("low_rank_fused", 512, 2048, 1280, 8192),
+    ("low_rank_fused", 2048, 8192, 4096, 2048),
+    ("low_rank_fused", 1, 2048, 640, 8192),
+    ("mlp_up", 1024, 768, 256, 2048),
+    ("mlp", 1024, 768, 256, 2048),
+    ("mlp", 1024, 768, 0, 2048),
+    ("mlp", 512, 2048, 1280, 8192),
+    ("mlp_decode", 1, 2048, 640, 8192),
+    ("mlp_decode", 128, 2048, 0, 8192),
+)
+RAGGED = (
+    ("matmul", 17, 896, 0, 4864),
+    ("low_rank_sequential", 1024, 1024, 512, 2048),  # the intermediate through HBM is not in the sums
+    ("low_rank_fused", 300, 700, 257, 1500),
+    ("low_rank_fused", 1300, 4352, 1, 128),
+    ("mlp_up", 512, 576, 192, 1536),
+    ("mlp", 512, 576, 192, 1536),
+    ("mlp", 1, 896, 130, 4864),
+    ("mlp_decode", 16, 576, 192, 1536),
+)
+
+
+@pytest.fixture
+def finalists(monkeypatch, kernel_specs):
+    """finalists(case, ...): (plan, search that made it, strips, trace) of each plan that the planner names."""
+    original, made = planners._Task._plan, {}
+
+    def keep(self, search, M, split, part):
+        plan = original(self, search, M, split, part)
+        made[plan.key] = search
+        return plan
+
+    def of(case, dtype="bfloat16", target="trn1", cores=1):
+        made.clear()
+        monkeypatch.setattr(planners._Task, "_plan", keep)
+        kernel, machine = getattr(kernels, case[0]), get_machine(target)
+        tensors = {key: spec for key, spec in kernel_specs(*case, dtype=dtype).items() if spec is not None}
+        shapes = {key: spec.shape for key, spec in tensors.items()}
+        call = {**dict.fromkeys(kernel.absent), **tensors}
+        for plan in kernel.planner(shapes, dtype, machine, cores):
+            given = replace(plan, kernel=kernel.name, shapes=tuple(shapes.items()))
+            trace = simulate(kernel, **call, target=machine, plan=given, cores=cores, dry=True).trace
+            strips = (case[1] // cores if plan.split == "M" else case[1]) / plan.B_M
+            yield plan, made[plan.key], strips, trace
+
+    return of
+
+
+def costs(machine, curve=CALIBRATED) -> Costs:
+    return Costs(machine, constants_of(machine), curve)
+
+
+def busy(trace, machine) -> dict[str, float]:
+    """Of each engine, with transfers by the mixture of curves that plans are chosen by."""
+    found, by_run = costs(machine).busy(trace), costs(machine, STEP).busy(trace)
+    return {**found, DMA: (1 - PRUDENCE) * found[DMA] + PRUDENCE * by_run[DMA]}
+
+
+def summed(search, strips: float) -> dict[str, float]:
+    total = sum(search.phases, Counter())
+    return {engine: strips * total[engine] for engine in (TENSOR, VECTOR, SCALAR, DMA)}
+
+
+def check_bound(found, machine, least: float) -> None:
+    count = 0
+    for plan, search, strips, trace in found:
+        count += 1
+        done, sums = busy(trace, machine), summed(search, strips)
+        # A last strip of fewer rows may cost less than its share, and so may the last features of a row.
+        beyond = 1.01 if plan.M // plan.cores % plan.B_M else 1.001
+        for engine, seconds in sums.items():
+            assert seconds <= beyond * done[engine], (plan.key, engine)
+        assert search.bound(strips) == max(sums.values())
+        assert least * max(done.values()) <= search.bound(strips) <= beyond * max(done.values()), plan.key
+        took = schedule(trace, costs(machine)).seconds
+        assert search.bound(strips) <= beyond * took * (1 + PRUDENCE * (STEP_MOST - 1)), plan.key
+    assert count
+
+
+STEP_MOST = constants_of(TRN1).saturated / constants_of(TRN1).short  # times what a byte costs in a long transfer
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: "-".join(map(str, case)))
+def test_the_sums_are_what_the_busiest_engine_works(finalists, case):
+    # One plan of the fifth has strips of 384 rows: of six passes over the weights 5 1/3 are counted.
+    check_bound(finalists(case), TRN1, 0.9 if case == WHOLE[4] else 0.97)
+
+
+@pytest.mark.parametrize("case", RAGGED, ids=lambda case: "-".join(map(str, case)))
+def test_the_sums_are_no_more_than_that_in_ragged_tiles(finalists, case):
+    check_bound(finalists(case), TRN1, 0.7)
+
+
+@pytest.mark.parametrize("how", [{"target": "trn2"}, {"dtype": "float32"}, {"cores": 2}], ids=str)
+@pytest.mark.parametrize("case", [WHOLE[3], WHOLE[7], RAGGED[3]], ids=lambda case: "-".join(map(str, case)))
+def test_the_sums_of_other_machines_and_types(finalists, case, how):
+    check_bound(finalists(case, **how), get_machine(how.get("target", "trn1")), 0.9 if case in WHOLE else 0.7)
+
+
+def test_an_estimate_is_between_the_limits(finalists):
+    for case in (WHOLE[3], WHOLE[7], RAGGED[2]):
+        for _, search, strips, trace in finalists(case):
+            apart = strips * sum(max(phase.values()) for phase in search.phases)
+            assert search.bound(strips) <= search.estimate(strips) - search.lead <= apart
+            assert search.estimate(strips) == pytest.approx((search.bound(strips) + apart) / 2 + search.lead)
+            assert search.estimate(strips) == pytest.approx(schedule(trace, costs(TRN1)).seconds, rel=0.25)
+
+
+# By hand
+
+
+@pytest.fixture
+def rates():
+    return Rates(TRN1, 2, constants_of(TRN1))
+
+
+def test_rates_by_hand(rates):
+    c = rates.constants
+    assert rates.matmul(512) == pytest.approx((512 + c.matmul_overhead) / 2.8e9)
+    assert rates.matmul(1) == pytest.approx((64 + c.matmul_overhead) / 2.8e9)
+    assert rates.matmul(1, 20) == pytest.approx((20 + c.matmul_overhead) / 2.8e9)
+    assert rates.transpose(1) == pytest.approx((64 + c.matmul_overhead) / 2.8e9)
+    assert rates.transpose(100) == pytest.approx((100 + c.matmul_overhead) / 2.8e9)
+    assert rates.scalar(512) == pytest.approx((512 + c.overhead) / 1.4e9)
+    assert rates.vector(1) == pytest.approx((64 + c.overhead) / 1.12e9)
+    float32 = rates_of(TRN1, 4)
+    assert float32.matmul(512) == pytest.approx((4 * 512 + c.matmul_overhead) / 2.8e9)
+    assert float32.transpose(128) == rates.transpose(128)
+
+
+def test_a_transfer_is_judged_by_both_curves(rates):
+    size, c = 2**20, rates.constants
+    assert rates.dma(size, 4096, 4096) == pytest.approx(size / c.saturated)
+    assert rates.dma(size, 1024, 1024) == pytest.approx(size / c.short)
+    assert rates.dma(size, 1024, 4096) == pytest.approx(size * (0.9 / c.saturated + 0.1 / c.short))
+    assert rates.dma(size, 4096, 1024) == pytest.approx(size * (0.9 / c.short + 0.1 / c.saturated))
+
+
+def test_a_strip_that_enters_by_hand(rates):
+    plain = entering(rates, 300, 1024, 512, transposed=False)
+    assert plain[TENSOR] == pytest.approx(8 * (2 * rates.transpose(128) + rates.transpose(44)))
+    assert plain[VECTOR] == pytest.approx(2 * (2 * rates.vector(4 * 128) + rates.vector(4 * 44)))
+    assert plain[DMA] == pytest.approx(2 * rates.dma(300 * 512 * 2, 1024, 1024))
+    across = entering(rates, 300, 1024, 512, transposed=True)
+    assert dict(across) == {DMA: rates.dma(300 * 1024 * 2, 600, 8 * 600)}
+
+
+def test_products_by_hand(rates):
+    parts = ((256, 130), (300,))  # 2 + 2 and 3 tiles
+    columns = multiplying(rates, "columns", parts, 600, 300, Blocks(300, 386))
+    by_rows = sum(2 * rates.matmul(m) + rates.matmul(m, 44) for m in (512, 88))
+    assert columns == pytest.approx(7 * by_rows)
+    rows = multiplying(rates, "rows", ((256,),), 600, 700, Blocks(256, 256))
+    assert rows == pytest.approx(2 * 5 * (2 * rates.matmul(256) + rates.matmul(188)))
+
+
+def test_what_leaves_psum_by_hand(rates):
+    rows = emptying(rates, "rows", 1, 300, 700, Blocks(600, 256))
+    assert dict(rows) == {SCALAR: pytest.approx(3 * (rates.scalar(512) + rates.scalar(88) + rates.scalar(100)))}
+    # Three tiles and two, in groups of two; a gated stage multiplies as often as it activates.
+    copied = emptying(rates, "columns", 1, 100, 600, Blocks(384, 256, 2))
+    gated = emptying(rates, "columns", 2, 100, 600, Blocks(384, 256, 2))
+    groups = (2, 1, 2)
+    assert dict(copied) == {SCALAR: pytest.approx(sum(rates.scalar(g * 100) for g in groups))}
+    assert gated[SCALAR] == copied[SCALAR]
+    assert gated[VECTOR] == pytest.approx(sum(rates.vector(g * 100) for g in groups))
+    partial = emptying(rates, "columns", 1, 100, 600, Blocks(384, 256, 1, partial=True))
+    assert dict(partial) == {SCALAR: rates.scalar(5 * 100)}
+
+
+def test_weights_that_are_streamed_by_hand(rates):
+    size = 1024 * 512 * 2
+    assert streaming(rates, ((1024,),), 512, Blocks(512, 256), 1) == pytest.approx(rates.dma(size, 1024, 2048))
+    assert streaming(rates, ((1024,),), 512, Blocks(512, 256), 4) == pytest.approx(rates.dma(size, 4096, 2048))
+    # Rows are joined where a transfer has all columns only.
+    assert streaming(rates, ((1024,),), 512, Blocks(256, 1024), 4) == pytest.approx(rates.dma(size, 512, 4096))
+
+
+def test_x_in_parts_by_hand(rates):
+    """Four parts: each enters, and each is multiplied; their sums are added in SBUF."""
+    search = Search(rates, 256)
+    search.enter(4096, {"u": 384}, False, 1024, keep=False)
+    assert search.fits
+    part, blocks = entering(rates, 256, 1024, search.chunk, False), search.stages["u"]
+    total = sum(search.phases, Counter())
+    products = multiplying(rates, "columns", ((1024,),), 256, 384, blocks)
+    assert total[TENSOR] == pytest.approx(4 * (part[TENSOR] + products))
+    assert total[DMA] == pytest.approx(4 * (part[DMA] + streaming(rates, ((1024,),), 384, blocks, 1)))
+    assert total[VECTOR] == pytest.approx(4 * part[VECTOR] + (4 + 1.5) * 3 * 256 / 1.12e9)
