@@ -110,7 +110,9 @@ class Calibration:
                 constants = replace(constants, **{name: (low + high) / 2})
             if all(abs(getattr(constants, name) / getattr(before, name) - 1) < 1e-4 for name in RANGES):
                 break
-        return replace(constants, **{name: round(getattr(constants, name), places) for name, places in ROUNDED.items()})
+        return replace(
+            constants, **{name: round(getattr(constants, name), places) for name, places in ROUNDED.items()}
+        )
 
 
 def main() -> int:
@@ -135,7 +137,9 @@ def main() -> int:
         ],
     )
     for name, (_, scale) in units.items():
-        results.goal(f"{name} of the table", getattr(CALIBRATED, name) / scale, "=", getattr(solved, name) / scale, 0.01)
+        results.goal(
+            f"{name} of the table", getattr(CALIBRATED, name) / scale, "=", getattr(solved, name) / scale, 0.01
+        )
     results.begin("rows", "The rows that decide, by the constants of the table")
     table = []
     for row in ROWS:

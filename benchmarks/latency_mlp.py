@@ -168,13 +168,14 @@ def mlp_section(results: Results, models: dict = MODELS, rows: tuple = ROWS) -> 
 def _goals(results: Results, found: Contest) -> None:
     case = found.case
     where = f"{case.model}, rows={case.M}"
-    results.goal(f"times faster than the pair, {where}", ratio(found.pair, found.ours), ">", 1.0)
+    # The pair's better form is what counts: whether its compiler drops the zeros is not known.
+    results.goal(f"times faster than the spared pair, {where}", ratio(found.spared, found.ours), ">", 1.0)
     if case.model != JUDGED:
         return
     if case.M >= 512:
         results.goal(f"share of peak FLOP/s, {where}", found.share_of_peak, ">=", 0.80)
     if case.M == 512:
-        results.goal(f"times faster than the pair, {where}", ratio(found.pair, found.ours), ">=", 1.15)
+        results.goal(f"times faster than the spared pair, {where}", ratio(found.spared, found.ours), ">=", 1.15)
     if case.M == 1:
         results.goal(f"share of the DMA bandwidth bound, {where}", found.share_of_floor, ">=", 0.85)
 
@@ -209,5 +210,5 @@ def curves_section(results: Results, models: dict = MODELS) -> None:
     for (model, name), contested in found.items():
         limit = {"step": 1.2, "flat": 1.0}.get(name)
         if model == JUDGED and limit:
-            what = f"times faster than the pair, {model}, 1 row, depending on the DMA curve: {name}"
-            results.goal(what, ratio(contested.pair, contested.ours), ">=", limit)
+            what = f"times faster than the spared pair, {model}, 1 row, depending on the DMA curve: {name}"
+            results.goal(what, ratio(contested.spared, contested.ours), ">=", limit)

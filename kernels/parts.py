@@ -25,6 +25,7 @@ Names: M rows, K contraction, N columns; P = 128 partitions; a tile is 128 of a 
 from dataclasses import dataclass, replace
 
 from .beta1 import to
+from .errors import PlanError
 from .strips import Piece, Strip, load_strip
 from .tiling import Blocks, F, P, cut, ends_with_a_tile, feature_tiles, regions, tiles
 
@@ -180,7 +181,10 @@ def _side_by_side(nk, stream: _Stream, columns: list, M: int, ones) -> dict:
 def _columns_by_parts(nk, products: list[Product], columns, blocks: Blocks, finish, interleave: int) -> None:
     """Sums over one depth of K at a time in PSUM, and over the depths in float32 in SBUF."""
     (product,) = products
-    strip, (piece,) = product.strip, product.strip.pieces
+    strip = product.strip
+    if len(strip.pieces) > 1:
+        raise PlanError("sums in parts need activations in one piece: plan this kernel anew")
+    (piece,) = strip.pieces
     whole = replace(blocks, partial=False)
     total = float32_sums(nk, columns.size, strip.M)
     for d in nk.blocks(piece.size, blocks.depth, sequential=True):

@@ -26,7 +26,7 @@ from .tiling import F, P, cut, tiles
 
 
 BEYOND = 1.25  # times the best estimate: what is worse is not tried
-FINALISTS = 4
+FINALISTS, SIZES = 5, 3  # plans that are compared by the engine model, at most; of them, of different strips
 
 
 @dataclass(frozen=True)
@@ -92,33 +92,30 @@ class _Task:
     def best(self, M: int, split: str, sizes: list[int], parts: list[int], build: Callable) -> list[Plan]:
         """Plans for M rows over strips of `sizes` rows and X in `parts`: the few that may be the quickest, best estimate first.
 
-        `build(search, part)` goes through the phases.
+        `build(search, part)` goes through the phases. X comes in parts only where all of it does not fit.
         """
         rates, rows = rates_of(self.machine, self.itemsize), M // self.cores if split == "M" else M
         found: list[tuple[float, Plan]] = []
         missing: list[tuple[int, str]] = []
         for size in sizes:
-            strips = rows / size
             least = None
             for part in parts:
                 for hasty, interleave in product((True, False), repeat=2):
                     search = Search(rates, size, hasty, interleave)
                     build(search, part)
                     if search.fits:
-                        least = min(least or search.bound(strips), search.bound(strips))
-                        found.append((search.estimate(strips), self._plan(search, M, split, part)))
+                        least = min(least or search.bound(rows), search.bound(rows))
+                        found.append((search.estimate(rows), self._plan(search, M, split, part)))
                     elif search.missing:
                         missing.append(search.missing[::-1])
-                if least is not None:  # fewer features of X at once only cost additions
+                if least is not None:
                     break
             # Smaller strips read the weights more often: once that alone takes longer, so does whatever follows.
             if least is not None and least > BEYOND * min(estimate for estimate, _ in found):
                 break
         if not found:
             raise self.nothing_fits(min(missing, default=None))
-        found.sort(key=lambda pair: pair[0])
-        close = [plan for estimate, plan in found if estimate <= BEYOND * found[0][0]]
-        return list({plan.key: plan for plan in reversed(close)}.values())[::-1][:FINALISTS]
+        return _finalists(found)
 
     def _plan(self, search: Search, M: int, split: str, part: int) -> Plan:
         return Plan(
@@ -145,6 +142,23 @@ class _Task:
             f" of SBUF and {self.machine.psum_banks} banks of PSUM of {self.machine.name}{lacking}: leave the layer to the"
             " compiler"
         )
+
+
+def _finalists(found: list[tuple[float, Plan]]) -> list[Plan]:
+    """Of (estimate, plan)s the best of a few sizes of a strip, and the best of the others."""
+    found = sorted(found, key=lambda pair: pair[0])
+    close = {}
+    for estimate, plan in found:
+        if estimate <= BEYOND * found[0][0]:
+            close.setdefault(plan.key, plan)
+    first, others = {}, []
+    for plan in close.values():
+        if plan.B_M in first:
+            others.append(plan)
+        else:
+            first[plan.B_M] = plan
+    chosen = [*list(first.values())[:SIZES], *others[: max(FINALISTS - len(first), FINALISTS - SIZES)]]
+    return [plan for plan in close.values() if plan in chosen]
 
 
 def _parts(K: int) -> list[int]:

@@ -255,6 +255,8 @@ class Search:
 
     def stage(self, stage: Stage, stays: int | Callable[[Blocks], int], share: float = 1.0) -> Blocks | None:
         """Chooses the blocks of a stage beside what stays on chip (which may depend on them); it runs 1 / share times."""
+        if not self.fits:
+            return None
         beside = stays if callable(stays) else lambda b: stays
         first = self.hasty and not self.stages
         choice, missing = stage.choose(self.rates, beside, first)
@@ -282,6 +284,8 @@ class Search:
                     break
             self.hold(stays, Held(strip + raw, strip + 2 * raw, 1))
         self.chunk = min(self.chunk or chunk, chunk)
+        if not self.fits:
+            return
         work = entering(self.rates, self.M, features, chunk, transposed)
         self.lead += work[DMA] if not self.stages else 0.0
         self.phases.append(work)
@@ -335,15 +339,21 @@ class Search:
         self.hold(sums + sum(self.strip(r) for r in weights.values()))
         return {name: (r,) for name, r in weights.items()}
 
-    def bound(self, strips: float) -> float:
-        """Seconds that `strips` of them take at least: those of the busiest engine."""
-        return strips * max(sum((phase for phase in self.phases), Counter()).values())
+    def bound(self, rows: int) -> float:
+        """Seconds that the busiest engine works for so many rows, by the costs that plans are compared by, at least."""
+        return rows / self.M * max(sum(self.phases, Counter()).values())
 
-    def estimate(self, strips: float) -> float:
-        """Seconds that `strips` of them may take.
+    def estimate(self, rows: int) -> float:
+        """Seconds that so many rows may take.
 
         Between two limits: what an engine does in one phase hides behind what another does in the next, or phases follow each
-        other. What is streamed ahead is limited by memory, so that the middle is taken. The first transfers are on top.
+        other. What is streamed ahead is limited by memory, so that the middle is taken. The first transfers are on top. A last
+        strip of fewer rows reads as many weights.
         """
-        apart = strips * sum(max(phase.values()) for phase in self.phases)
-        return (self.bound(strips) + apart) / 2 + self.lead
+        strips = {DMA: -(-rows // self.M)}
+        phases = [
+            Counter({engine: seconds * strips.get(engine, rows / self.M) for engine, seconds in phase.items()})
+            for phase in self.phases
+        ]
+        together = max(sum(phases, Counter()).values())
+        return (together + sum(max(phase.values()) for phase in phases)) / 2 + self.lead

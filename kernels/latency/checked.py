@@ -23,7 +23,10 @@ CHECKED = (
     " 4096, N 18432, strips of 128 to 1024 rows), and X W of 4096 rows (K 8192, N 8192)."
 )
 FEWEST_ROWS = 1024  # a quarter of those of the published timings
+SIZES = (1024, 36864)  # of weights: a quarter of the smallest to twice the largest
 TILE = 128
+INPUTS = {"x", "xT", "x_gate", "x_up"}
+SHORT, MANY = 1024, 0.2  # bytes of a run, and the part of the bytes in shorter ones that is worth a note
 
 
 def notes(trace: Trace, machine: Machine, constants: Constants, spills: bool, plans: tuple = ()) -> tuple[str, ...]:
@@ -43,6 +46,13 @@ def notes(trace: Trace, machine: Machine, constants: Constants, spills: bool, pl
         found.append(f"less than {TILE} rows: there is no published timing of decoding")
     elif rows < FEWEST_ROWS:
         found.append(f"less than {FEWEST_ROWS} rows: the published timings are of more")
+    if any(i.name == "activation" for i, _ in trace.instructions()):
+        found.append("a gated MLP: the published timings are of X W and X U V")
+    sizes = [n for plan in plans for name, shape in getattr(plan, "shapes", ()) for n in shape if name not in INPUTS]
+    if any(not SIZES[0] <= n <= SIZES[1] for n in sizes):
+        found.append(f"weights with a side outside of {SIZES[0]} to {SIZES[1]}: there is no published timing of such")
+    if 1 - trace.bytes_in_runs_of(SHORT) > MANY:
+        found.append(f"more than {MANY:.0%} of the bytes move in runs of less than {SHORT}: what these cost is least known")
     if any(getattr(part, "trips", 1) > 1 for part in trace.body):
         found.append("several cores: the published timings are of one, and what they share of HBM is not modelled")
     return tuple(found)

@@ -20,12 +20,13 @@ from ..simulator import simulate
 from ..simulator.trace import Trace
 from .checked import notes
 from .constants import Constants, constants_of
-from .dma import CALIBRATED, STEP, Curve
+from .dma import CALIBRATED, PICTURE, Curve
 from .instructions import Costs
 from .timeline import schedule
 from .work import PRUDENCE
 
 
+FLOAT32_PASSES = 4  # of the tensor engine
 EQUAL = 0.003  # of the predicted time: less says nothing
 
 
@@ -41,7 +42,9 @@ class Prediction:
         flops, transpose_flops: of one core, transposes apart.
         hbm_bytes: that one core moves.
         floor: seconds that no schedule can beat: max(FLOPs / peak, bytes / saturated bandwidth).
-        sbuf_peak: bytes of SBUF live at once, second buffers included; capacity is `machine.sbuf`.
+        sbuf_peak: bytes of SBUF live at once, with two buffers of what is streamed (the timeline has more where there is room);
+            capacity is `machine.sbuf`.
+        peak: FLOPs per second of the tensor engine in the data type.
         spills: more is live than the compiler is expected to keep on chip.
         notes: why the prediction is void, or outside of what the model was checked on; empty where it is inside.
         plans: of its kernels.
@@ -57,6 +60,7 @@ class Prediction:
     hbm_bytes: int
     floor: float
     sbuf_peak: int
+    peak: float
     spills: bool = False
     notes: tuple[str, ...] = ()
     plans: tuple = ()
@@ -70,7 +74,7 @@ class Prediction:
     @property
     def utilisation(self) -> float:
         """FLOPs per second, as a fraction of the tensor engine's peak (MFU)."""
-        return self.flops / self.machine.flops / self.seconds
+        return self.flops / self.peak / self.seconds
 
     @property
     def milliseconds(self) -> float:
@@ -142,6 +146,8 @@ def predict_trace(
     spills = sbuf > machine.spill_fraction * machine.sbuf
     programs = max((part.trips for part in trace.body if part.kind == "program"), default=1)
     flops, moved = trace.flops // programs, trace.hbm_bytes // programs
+    float32 = any(i.name == "nc_matmul" and i.reads[0].dtype == "float32" for i, _ in trace.instructions())
+    peak = machine.flops / FLOAT32_PASSES if float32 else machine.flops
     return Prediction(
         kernel=kernel,
         machine=machine,
@@ -150,8 +156,9 @@ def predict_trace(
         flops=flops,
         transpose_flops=trace.transpose_flops // programs,
         hbm_bytes=moved,
-        floor=max(flops / machine.flops, moved / constants.saturated),
+        floor=max(flops / peak, moved / constants.saturated),
         sbuf_peak=sbuf,
+        peak=peak,
         spills=spills,
         notes=notes(trace, machine, constants, spills, plans),
         plans=plans,
@@ -162,8 +169,7 @@ def predict_trace(
 def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: list):
     """Of the plans of a call the one of least predicted time.
 
-    Plans that are about as quick are compared by what they would take if it were the runs that have to be long (`dma.STEP`) as
-    well, and of those that are equal then the one that moves the fewest bytes is taken.
+    Plans that are about as quick are compared by what they would take if each run had its price (`dma.PICTURE`) as well, and of those that are equal then the one that moves the fewest bytes is taken.
     """
     call = {**dict.fromkeys(kernel.absent), **tensors, **settings}
     constants = constants_of(machine)
@@ -174,7 +180,7 @@ def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: lis
         return plans[close[0]]
     prudent = {}
     for n in close:
-        by_run = schedule(traces[n], Costs(machine, constants, STEP)).seconds
+        by_run = schedule(traces[n], Costs(machine, constants, PICTURE)).seconds
         prudent[n] = (1 - PRUDENCE) * seconds[n] + PRUDENCE * by_run
     equal = [n for n in close if prudent[n] <= (1 + EQUAL) * min(prudent.values())]
     return plans[min(equal, key=lambda n: (traces[n].hbm_bytes, prudent[n]))]

@@ -23,7 +23,7 @@ Rules:
 - Programs of a grid run on a core each. Kernels in a row start one after the other's end.
 
 Loops are not run to their end: once an iteration shifts all engines that it uses by the same time as the one before did, the
-rest is a multiple of that.
+rest is a multiple of that. Where they never do, the slowest engine's mean over the last iterations stands for the rest.
 """
 
 from dataclasses import dataclass, field

@@ -24,10 +24,10 @@ from ..engines import DMA, SCALAR, TENSOR, VECTOR
 from ..machine import Machine
 from ..tiling import Blocks, F, P, cut, tiles
 from .constants import Constants, constants_of
-from .dma import CALIBRATED, STEP, Curve
+from .dma import CALIBRATED, PICTURE, Curve
 
 
-PRUDENCE = 0.1  # weight of the curve by runs, see `dma`
+PRUDENCE = 0.1  # weight of the curve by descriptors, see `dma`
 MINIMUM = 64  # cycles of most instructions, however small the tile
 
 
@@ -56,10 +56,10 @@ class Rates:
     def dma(self, size: int, run: int, each: int) -> float:
         """Of a transfer of `size` bytes in runs of `run` bytes, `each` of them to a partition.
 
-        The calibrated curve, and a part of what it would be were the runs to be long: of two plans that are equal otherwise, the
+        The calibrated curve, and a part of what it would be if each run had its price: of two plans that are equal otherwise, the
         one that is safe is wanted.
         """
-        by_run = STEP.seconds(size, run, each, self.constants)
+        by_run = PICTURE.seconds(size, run, each, self.constants)
         return (1 - PRUDENCE) * self.curve.seconds(size, run, each, self.constants) + PRUDENCE * by_run
 
 
