@@ -92,6 +92,7 @@ class Prediction:
             hbm_bytes=self.hbm_bytes + other.hbm_bytes,
             floor=self.floor + other.floor,
             sbuf_peak=max(self.sbuf_peak, other.sbuf_peak),
+            peak=(self.flops + other.flops) / max(self.flops / self.peak + other.flops / other.peak, 1e-30),
             spills=self.spills or other.spills,
             notes=tuple(dict.fromkeys(self.notes + other.notes)),
             plans=self.plans + other.plans,
@@ -180,7 +181,7 @@ def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: lis
         return plans[close[0]]
     prudent = {}
     for n in close:
-        by_run = schedule(traces[n], Costs(machine, constants, PICTURE)).seconds
-        prudent[n] = (1 - PRUDENCE) * seconds[n] + PRUDENCE * by_run
+        by_descriptor = schedule(traces[n], Costs(machine, constants, PICTURE)).seconds
+        prudent[n] = (1 - PRUDENCE) * seconds[n] + PRUDENCE * by_descriptor
     equal = [n for n in close if prudent[n] <= (1 + EQUAL) * min(prudent.values())]
     return plans[min(equal, key=lambda n: (traces[n].hbm_bytes, prudent[n]))]

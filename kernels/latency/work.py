@@ -59,8 +59,8 @@ class Rates:
         The calibrated curve, and a part of what it would be if each run had its price: of two plans that are equal otherwise, the
         one that is safe is wanted.
         """
-        by_run = PICTURE.seconds(size, run, each, self.constants)
-        return (1 - PRUDENCE) * self.curve.seconds(size, run, each, self.constants) + PRUDENCE * by_run
+        by_descriptor = PICTURE.seconds(size, run, each, self.constants)
+        return (1 - PRUDENCE) * self.curve.seconds(size, run, each, self.constants) + PRUDENCE * by_descriptor
 
 
 @lru_cache(maxsize=64)

@@ -18,14 +18,14 @@ import random
 
 import pytest
 
-from optimum_neuronmm.kernels import PlanError, get_machine, planners, simulate
+from optimum_neuronmm.kernels import Plan, PlanError, get_machine, planners, simulate
 from optimum_neuronmm.kernels.latency.constants import constants_of
-from optimum_neuronmm.kernels.latency.dma import CALIBRATED, STEP
+from optimum_neuronmm.kernels.latency.dma import CALIBRATED, PICTURE
 from optimum_neuronmm.kernels.latency.instructions import Costs
 from optimum_neuronmm.kernels.latency.prediction import EQUAL, PRUDENCE, predict
 from optimum_neuronmm.kernels.latency.timeline import schedule
 from optimum_neuronmm.kernels.latency.work import rates_of
-from optimum_neuronmm.kernels.search import Search, Stage, _ranked
+from optimum_neuronmm.kernels.search import Search, Stage, _ranked, strips
 
 
 pytestmark = pytest.mark.simulation
@@ -33,23 +33,23 @@ pytestmark = pytest.mark.simulation
 TRN1 = get_machine("trn1")
 TRIED = 40  # other plans of a case
 
-# Kernel; M, K, r, N and further options of a case; how much quicker another plan may be.
+# Kernel; M, K, r, N and further options of a case.
 CASES = (
-    ("low_rank_fused", (256, 512, 256, 1024), {}, 0.01),
-    ("low_rank_fused", (1024, 1024, 512, 4096), {}, 0.01),
-    ("low_rank_fused", (512, 2048, 1280, 8192), {}, 0.01),
-    ("low_rank_fused", (300, 700, 257, 1500), {}, 0.01),
-    ("matmul", (1024, 512, 0, 4096), {}, 0.01),
-    ("gated_matmul", (512, 384, 256, 2048), {}, 0.01),
-    ("mlp_up", (512, 896, 256, 4864), {}, 0.01),
-    ("mlp", (640, 896, 1, 4864), {"factored": "ddd"}, 0.01),
-    ("mlp", (1, 576, 192, 1536), {}, 0.01),
-    # Everything here takes 40 us, and ragged tiles more than the sums say.
-    ("mlp", (512, 576, 192, 1536), {}, 0.05),
-    ("mlp_decode", (1, 2048, 640, 8192), {}, 0.01),
-    ("mlp_decode", (16, 576, 192, 1536), {}, 0.01),
-    ("mlp_decode", (4, 896, 1, 4864), {"factored": "ddd"}, 0.01),
+    ("low_rank_fused", (256, 512, 256, 1024), {}),
+    ("low_rank_fused", (1024, 1024, 512, 4096), {}),
+    ("low_rank_fused", (512, 2048, 1280, 8192), {}),
+    ("low_rank_fused", (300, 700, 257, 1500), {}),
+    ("matmul", (1024, 512, 0, 4096), {}),
+    ("gated_matmul", (512, 384, 256, 2048), {}),
+    ("mlp_up", (512, 896, 256, 4864), {}),
+    ("mlp", (640, 896, 1, 4864), {"factored": "ddd"}),
+    ("mlp", (1, 576, 192, 1536), {}),
+    ("mlp", (512, 576, 192, 1536), {}),
+    ("mlp_decode", (1, 2048, 640, 8192), {}),
+    ("mlp_decode", (16, 576, 192, 1536), {}),
+    ("mlp_decode", (4, 896, 1, 4864), {"factored": "ddd"}),
 )
+WITHIN = 0.01  # how much quicker another plan may be, beside what counts as equal
 
 
 def fits(choice, stays, machine) -> bool:
@@ -72,6 +72,7 @@ def others(bench, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Stage, "choose", choose)
             patch.setattr(planners, "FINALISTS", 10**9)
+            patch.setattr(planners, "SIZES", 10**9)
             patch.setattr(planners, "BEYOND", 10**9)
             for _ in range(6):
                 found |= {plan.key: plan for plan in kernel.planner(shapes, "bfloat16", TRN1, 1)}
@@ -81,26 +82,32 @@ def others(bench, monkeypatch):
     return of
 
 
-def seconds(bench, name, specs, plan) -> float:
-    """What a plan is chosen by."""
-    trace = simulate(bench.kernel(name), **specs, plan=plan, dry=True).trace
-    by = [schedule(trace, Costs(TRN1, constants_of(TRN1), curve)).seconds for curve in (CALIBRATED, STEP)]
-    return (1 - PRUDENCE) * by[0] + PRUDENCE * by[1]
+def both(bench, name, specs, plan, machine=TRN1) -> tuple[float, float]:
+    """Seconds by the calibrated curve, and what a plan is chosen by."""
+    trace = simulate(bench.kernel(name), **specs, target=machine, plan=plan, dry=True).trace
+    by = [schedule(trace, Costs(machine, constants_of(machine), curve)).seconds for curve in (CALIBRATED, PICTURE)]
+    return by[0], 0.9 * by[0] + 0.1 * by[1]
 
 
-@pytest.mark.parametrize(("name", "sizes", "how", "within"), CASES)
-def test_no_other_plan_is_quicker(bench, others, name, sizes, how, within):
+def seconds(bench, name, specs, plan, machine=TRN1) -> float:
+    return both(bench, name, specs, plan, machine)[1]
+
+
+@pytest.mark.parametrize(("name", "sizes", "how"), CASES)
+def test_no_other_plan_is_quicker(bench, others, name, sizes, how):
     specs = bench.specs(name, *sizes, **how)
     chosen = bench.kernel(name).plan(**specs)
     plans = others(name, specs)
     assert len({plan.key for plan in plans} - {chosen.key}) >= 15
-    took = [seconds(bench, name, specs, plan) for plan in plans]
-    assert min(took) >= (1 - within) * seconds(bench, name, specs, chosen)
+    calibrated, took = zip(*(both(bench, name, specs, plan) for plan in plans), strict=True)
+    alone, best = both(bench, name, specs, chosen)
+    assert min(took) * (1 + WITHIN + EQUAL) >= best
+    assert min(calibrated) * 1.11 >= alone  # by what is printed: those within 10 % are judged by the mixture
     assert max(took) > 1.05 * min(took)  # that there is a choice
 
 
-@pytest.mark.parametrize(("name", "sizes", "how", "within"), CASES)
-def test_of_what_the_planner_names_the_quickest_is_taken(bench, name, sizes, how, within):
+@pytest.mark.parametrize(("name", "sizes", "how"), CASES)
+def test_of_what_the_planner_names_the_quickest_is_taken(bench, name, sizes, how):
     kernel, specs = bench.kernel(name), bench.specs(name, *sizes, **how)
     shapes = {key: spec.shape for key, spec in specs.items() if spec is not None}
     named = [
@@ -116,9 +123,94 @@ def test_of_what_the_planner_names_the_quickest_is_taken(bench, name, sizes, how
     assert seconds(bench, name, specs, chosen) <= (1 + EQUAL) * best * (1 + 1e-9)
 
 
+def _estimated(*found: tuple[float, int, int]) -> list:
+    """Estimates, and plans of so many rows to a strip; the last number makes them differ otherwise."""
+    how = {"machine": "trn1", "dtype": "bfloat16", "M": 1024, "cores": 1, "split": "M"}
+    return [(seconds, Plan(B_M=rows, chunk=chunk, **how)) for seconds, rows, chunk in found]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        # The best of three sizes, and two others; by estimate, whatever their order.
+        (
+            (
+                (1.00, 512, 1),
+                (1.01, 512, 2),
+                (1.02, 512, 3),
+                (1.03, 512, 4),
+                (1.10, 256, 1),
+                (1.20, 128, 1),
+                (1.21, 384, 1),
+            ),
+            ((512, 1), (512, 2), (512, 3), (256, 1), (128, 1)),
+        ),
+        (((1.2, 128, 1), (1.1, 256, 2), (1.0, 512, 3)), ((512, 3), (256, 2), (128, 1))),
+        # Of one size as many as are compared at all, of two so many less one.
+        (tuple((1 + n / 100, 512, n) for n in range(1, 9)), tuple((512, n) for n in range(1, 6))),
+        (
+            (*((1 + n / 100, 512, n) for n in range(1, 9)), (1.24, 256, 1)),
+            (*((512, n) for n in range(1, 5)), (256, 1)),
+        ),
+        # Of more sizes no more than three.
+        (tuple((1 + n / 100, 128 * n, 1) for n in range(1, 9)), ((128, 1), (256, 1), (384, 1))),
+        # What is estimated to be much slower is not tried, whatever its size.
+        (((1.0, 512, 1), (1.25, 256, 1), (1.2501, 128, 1)), ((512, 1), (256, 1))),
+        # A plan counts once.
+        (((1.0, 512, 1), (1.0, 512, 1), (1.1, 512, 1), (1.1, 256, 1)), ((512, 1), (256, 1))),
+    ],
+)
+def test_finalists(found, expected):
+    assert (planners.FINALISTS, planners.SIZES, planners.BEYOND) == (5, 3, 1.25)
+    for turned in (found, found[::-1]):
+        named = planners._finalists(_estimated(*turned))
+        assert [(plan.B_M, plan.chunk) for plan in named] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "expected"),
+    [("low_rank_fused", (1024, 1024, 512, 4096), 2), ("matmul", (2048, 2048, 0, 4096), 3)],
+)
+def test_finalists_differ_in_their_strips_and_in_more(bench, name, sizes, expected):
+    shapes = {key: spec.shape for key, spec in bench.specs(name, *sizes).items() if spec is not None}
+    named = bench.kernel(name).planner(shapes, "bfloat16", TRN1, 1)
+    rows = [plan.B_M for plan in named]
+    assert len(set(rows)) == expected < len(rows) <= planners.FINALISTS
+    fixed = bench.kernel(name).planner(shapes, "bfloat16", TRN1, 1, B_M=512)
+    assert {plan.B_M for plan in fixed} == {512} and len({plan.key for plan in fixed}) == len(fixed) > 1
+
+
+RAGGED = {"mlp_up": (896, 256, 2048), "low_rank_fused": (1024, 256, 2048), "matmul": (1024, 0, 4096)}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "memory"),
+    [
+        *((name, (rows, *sizes), 192) for name, sizes in RAGGED.items() for rows in (257, 300, 385)),
+        # Wrong by 5 % to 16 % if the last strip counted as a part of one.
+        ("low_rank_fused", (1030, 1024, 128, 1024), 192),
+        ("low_rank_fused", (769, 1024, 640, 2048), 32),
+        ("mlp_up", (769, 1024, 512, 2048), 32),
+        # Wrong by 9 % if four plans of the same strip were all that is compared.
+        ("mlp_up", (513, 4096, 64, 2048), 192),
+        ("mlp_up", (1030, 1024, 256, 512), 192),
+    ],
+)
+def test_of_ragged_rows_none_of_the_strips_is_quicker(bench, name, sizes, memory):
+    machine = dataclasses.replace(TRN1, sbuf_partition=memory * 1024)
+    kernel, specs = bench.kernel(name), bench.specs(name, *sizes)
+
+    def took(**how) -> float:
+        return seconds(bench, name, specs, kernel.plan(**specs, target=machine, **how), machine)
+
+    by_strip = {size: took(options={"B_M": size}) for size in strips(sizes[0])}
+    assert len(by_strip) >= 3 and max(by_strip.values()) > 1.3 * min(by_strip.values())
+    assert took() <= 1.04 * min(by_strip.values())
+
+
 @pytest.mark.parametrize("memory", [192, 96, 48, 24])
-@pytest.mark.parametrize(("name", "sizes", "how", "within"), CASES[1:9:3])
-def test_what_is_chosen_never_spills(bench, name, sizes, how, within, memory):
+@pytest.mark.parametrize(("name", "sizes", "how"), CASES[1:9:3])
+def test_what_is_chosen_never_spills(bench, name, sizes, how, memory):
     machine = dataclasses.replace(TRN1, sbuf_partition=memory * 1024)
     specs = bench.specs(name, *sizes, **how)
     try:

@@ -261,6 +261,27 @@ def test_a_partial_sum_of_one_wide_product():
     np.testing.assert_array_equal(simulate(product, x, w).outputs[0], expected)
 
 
+@pytest.mark.parametrize("width", [128, 256])
+def test_sums_in_parts_are_of_activations_in_one_piece(width):
+    """A plan for a product that is in two pieces where it was to be in one."""
+
+    def products(x, u, w):
+        nk = current()
+        y = nk.output((128, 8), dtype=x.dtype, name="y")
+        strip = load_strip(nk, x, nk.block(0, 8), nk.block(0, 512), 512, False)
+        made = project(nk, strip, u, Blocks(width, 512))
+        assert len(made.pieces) == 256 // width
+        project(nk, made, w, Blocks(128, 128, partial=True))
+        return y
+
+    tensors = random(8, 512), random(512, 256), random(256, 128)
+    if width == 256:
+        simulate(products, *tensors, dry=True)
+        return
+    with pytest.raises(PlanError, match="sums in parts need activations in one piece: plan this kernel anew"):
+        simulate(products, *tensors, dry=True)
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("width", 0), ("width", -128), ("depth", 0), ("group", 0), ("depth", 128.0), ("width", None)]
 )
