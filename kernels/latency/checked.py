@@ -52,7 +52,9 @@ def notes(trace: Trace, machine: Machine, constants: Constants, spills: bool, pl
     if any(not SIZES[0] <= n <= SIZES[1] for n in sizes):
         found.append(f"weights with a side outside of {SIZES[0]} to {SIZES[1]}: there is no published timing of such")
     if 1 - trace.bytes_in_runs_of(SHORT) > MANY:
-        found.append(f"more than {MANY:.0%} of the bytes move in runs of less than {SHORT}: what these cost is least known")
+        found.append(
+            f"more than {MANY:.0%} of the bytes move in runs of less than {SHORT}: what these cost is least known"
+        )
     if any(getattr(part, "trips", 1) > 1 for part in trace.body):
         found.append("several cores: the published timings are of one, and what they share of HBM is not modelled")
     return tuple(found)

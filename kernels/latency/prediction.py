@@ -82,17 +82,18 @@ class Prediction:
 
     def __add__(self, other: "Prediction") -> "Prediction":
         """One after the other."""
+        flops = self.flops + other.flops
         return replace(
             self,
             kernel=f"{self.kernel} + {other.kernel}",
             seconds=self.seconds + other.seconds,
             busy={engine: seconds + other.busy[engine] for engine, seconds in self.busy.items()},
-            flops=self.flops + other.flops,
+            flops=flops,
             transpose_flops=self.transpose_flops + other.transpose_flops,
             hbm_bytes=self.hbm_bytes + other.hbm_bytes,
             floor=self.floor + other.floor,
             sbuf_peak=max(self.sbuf_peak, other.sbuf_peak),
-            peak=(self.flops + other.flops) / max(self.flops / self.peak + other.flops / other.peak, 1e-30),
+            peak=flops / (self.flops / self.peak + other.flops / other.peak) if flops else self.peak,
             spills=self.spills or other.spills,
             notes=tuple(dict.fromkeys(self.notes + other.notes)),
             plans=self.plans + other.plans,

@@ -285,3 +285,16 @@ def test_of_plans_that_are_about_as_quick_the_safe_one_is_taken(monkeypatch, pla
     monkeypatch.setattr(prediction, "simulate", simulated)
     monkeypatch.setattr(prediction, "schedule", scheduled)
     assert quickest(low_rank_fused, given, {}, get_machine("trn1"), two) is two[best]
+
+
+def test_the_peak_of_a_sum_is_that_of_its_flops(bench):
+    shapes = (1024, 512), (512, 256)
+    halves = [
+        bench.package.predict(bench.kernel("matmul"), *(bench.package.Spec(s, t) for s in shapes))
+        for t in ("bfloat16", "float32")
+    ]
+    both = halves[0] + halves[1]
+    assert both.peak == pytest.approx(2 / (1 / halves[0].peak + 1 / halves[1].peak))
+    assert both.flops / both.peak == pytest.approx(sum(half.flops / half.peak for half in halves))
+    nothing = dataclasses.replace(halves[0], flops=0)
+    assert (nothing + nothing).utilisation == 0
