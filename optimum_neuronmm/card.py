@@ -120,8 +120,8 @@ def _asked_for(report: dict) -> str:
         return f"{report['compression_ratio']['requested']:.2%} were\nrequested; ranks are aligned"
     speedup = report["speedup"]
     return (
-        f"chosen for MLPs that\nare predicted, not measured, to be {speedup['predicted']:.3f} times as fast as the dense ones "
-        f"on one core of {speedup['instance_type']}"
+        f"chosen for MLPs that\nare predicted, not measured, to be {speedup['predicted']:.3f} times as fast as our "
+        f"kernels with dense weights on one core of {speedup['instance_type']}"
     )
 
 

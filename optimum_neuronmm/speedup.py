@@ -26,6 +26,7 @@ from .allocation import Allocation, Cost, Projections, allocate_within
 from .errors import NeuronMMError
 from .knapsack import solve
 from .latency_cost import BATCH_SIZE, CORES, MLPLatency, Ranks, ranks_of_layers
+from .neuron.selection import DENSE_LAYERS
 from .ranks import DENSE, parameter_cost, rank_options
 
 
@@ -123,7 +124,7 @@ class SpeedupSearch:
             "output_length": request.output_length,
             "dtype": str(self._latency.dtype).removeprefix("torch."),
             "predicted_milliseconds": milliseconds,
-            "notes": list(dict.fromkeys(note for prediction in seen for note in prediction.notes)),
+            "notes": list(dict.fromkeys([DENSE_LAYERS, *(note for found in seen for note in found.notes)])),
         }
 
     def _milliseconds(self, layers: list[Ranks]) -> dict[str, float]:
@@ -204,7 +205,7 @@ class SpeedupSearch:
         """What a knapsack of projections can add up: shares of an MLP's seconds, and parameters."""
         shapes = dict.fromkeys(self._projections.shapes.values())
         options = [(shape, rank) for shape in shapes for rank in rank_options(shape, self._block_size)]
-        progress = tqdm(options, desc="Predicting latency", unit="rank", leave=False)
+        progress = tqdm(options, desc="Predicting latency", unit="rank", leave=False, disable=None)
         tables = [
             {option: cost(*option) for option in of}
             for cost, of in ((self._latency.cost, progress), (parameter_cost, options))

@@ -26,6 +26,7 @@ from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.latency_cost import MLPLatency, Ranks, Request, ranks_of_layers
 from optimum_neuronmm.neuron.form import Form
+from optimum_neuronmm.neuron.selection import DENSE_LAYERS
 from optimum_neuronmm.ranks import DENSE, Shape, removed_fraction
 from optimum_neuronmm.report import format_report
 from optimum_neuronmm.speedup import SpeedupSearch
@@ -244,7 +245,7 @@ class TestSearch:
         assert expected | {"prompt_length": prompt, "output_length": output} == {
             name: report[name] for name in (*expected, "prompt_length", "output_length")
         }
-        assert report["notes"] == ["made up"]
+        assert report["notes"] == [DENSE_LAYERS, "made up"]
         layers = ranks_of_layers(llama, allocation.ranks)
         for name, mlps in (("dense", [Ranks()] * 3), ("compressed", layers)):
             milliseconds = report["predicted_milliseconds"][name]
@@ -296,11 +297,13 @@ class TestCompression:
         assert f"speed-up          MLPs predicted to be {predicted} times as fast (target {target:g})" in text
         assert "on one core of trn1, bfloat16: 64 tokens of prompt, 4 of output" in text
         assert "predicted ms of all MLPs: prefill " in text and "decode step" in text and "request" in text
+        assert DENSE_LAYERS in report["speedup"]["notes"]
         assert all(f"note: {note}" in text for note in report["speedup"]["notes"])
         assert "requested" not in text and "ratio removed     achieved" in text
         card = (compressed / "README.md").read_text()
         assert (
-            f"predicted, not measured, to be {predicted} times as fast as the dense ones on one core of trn1" in card
+            f"predicted, not measured, to be {predicted} times as fast as our kernels with dense weights on one core of trn1"
+            in card
         )
         assert "measured" not in text.replace("measured loss", "").replace("measured error", "")
 

@@ -15,7 +15,9 @@
 
 import json
 import math
+import os
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -87,15 +89,23 @@ def _add_compression(group) -> None:
 
 def _add_output(group) -> None:
     group.add_argument("--json", action="store_true", help="Print the whole plan as JSON.")
-    group.add_argument("--plot", metavar="PNG", help="Draw where the time of a step goes.")
     group.add_argument(
-        "--trace", metavar="FILE", help="Write the timeline of the engines in one MLP, for Perfetto or Chrome."
+        "--plot",
+        metavar="PNG",
+        help="Draw where the time of a step goes. An existing file is overwritten.",
     )
     group.add_argument(
-        "--trace_phase", choices=["prefill", "decode"], default="prefill", help="Of which step. Default: prefill."
+        "--trace",
+        metavar="FILE",
+        help="Write the timeline of the engines in one MLP, for Perfetto or Chrome. An existing file is overwritten.",
     )
     group.add_argument(
-        "--trace_ratio", metavar="RATIO", help="At which of the ratios, or dense. Default: the first ratio."
+        "--trace_phase", choices=["prefill", "decode"], help="Of which step. Default: prefill. Needs --trace."
+    )
+    group.add_argument(
+        "--trace_ratio",
+        metavar="RATIO",
+        help="At which of the ratios, or dense. Default: the first ratio. Needs --trace.",
     )
 
 
@@ -106,7 +116,10 @@ def _run(args: Namespace) -> None:
     if "projections" in options:
         options["projections"] = [name.strip() for name in options["projections"].split(",") if name.strip()]
 
+    _check_output(args)
+
     from ..planning import Deployment, plan_model, read_model
+    from ..planning.plan import find_label, labels_of
     from ..planning.text import format_plan
 
     shapes = ("instance_type", "batch_size", "sequence_length", "tensor_parallel_size", "dtype")
@@ -114,19 +127,47 @@ def _run(args: Namespace) -> None:
     model = read_model(args.model, args.revision, args.cache_dir)
     if ratios is None:
         ratios = [] if model.modules else [0.1]
+    if args.trace_ratio is not None:
+        find_label(args.trace_ratio, labels_of(model, ratios))
     plan = plan_model(model, deployment, ratios, **options)
-    if args.trace:
-        _write_trace(plan, args)
-    if args.plot:
-        from ..planning.plot import draw_plan
-
-        draw_plan(plan, args.plot)
     if args.json:
         from ..planning.record import to_dict
 
         print(json.dumps(to_dict(plan), indent=2))
     else:
         print(format_plan(plan))
+    if args.trace is not None:
+        _write_trace(plan, args)
+    if args.plot is not None:
+        from ..planning.plot import draw_plan
+
+        draw_plan(plan, args.plot)
+
+
+def _check_output(args: Namespace) -> None:
+    """Checks what would otherwise be found out after the search.
+
+    Raises:
+        NeuronMMError: a file cannot be written, or an option has nothing to act on.
+    """
+    if args.trace is None:
+        for option in ("trace_phase", "trace_ratio"):
+            if getattr(args, option) is not None:
+                raise NeuronMMError(f"--{option} says what --trace FILE is to hold: give --trace as well.")
+    if args.plot is not None and Path(args.plot).suffix.lower() != ".png":
+        raise NeuronMMError(f"--plot writes a PNG: expected a name that ends in .png, got {args.plot!r}.")
+    for option in ("trace", "plot"):
+        path = getattr(args, option)
+        if path is None:
+            continue
+        folder = Path(path).parent
+        if Path(path).is_dir():
+            is_folder = ", which is a directory" if path else ""
+            raise NeuronMMError(f"--{option} takes the name of a file, got {path!r}{is_folder}.")
+        if not folder.is_dir():
+            raise NeuronMMError(f"--{option} {path}: {folder} is no directory. Create it, or choose another.")
+        if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+            raise NeuronMMError(f"{path} could not be written: no permission. Choose another file for --{option}.")
 
 
 def _ratios(text: str) -> list[float]:
@@ -154,8 +195,10 @@ def _write_trace(plan, args: Namespace) -> None:
 
     first = plan.variants[min(1, len(plan.variants) - 1)]
     variant = first if args.trace_ratio is None else plan.variant(args.trace_ratio)
-    phase = getattr(variant, args.trace_phase)
-    mlps = max(phase.mlps, key=lambda mlps: mlps.count)
+    phase = getattr(variant, args.trace_phase or "prefill")
+    if phase.refusal:
+        raise NeuronMMError(f"{args.trace} was not written: of ratio {variant.label}, {phase.refusal}.")
+    mlps = phase.longest
     title = (
         f"{plan.model.name}, ratio {variant.label}, {phase.name} of {phase.rows} rows: one MLP by {mlps.best.kernel}"
     )

@@ -35,12 +35,18 @@ from ..kernels.latency import Prediction, predict
 from .form import Form
 from .launch import can_compile
 from .probe import Call, probe
-from .program import KERNEL_ACTIVATIONS, compressed_mlp, kernels_for
+from .program import FEW_ROWS, KERNEL_ACTIVATIONS, SEPARATE, compressed_mlp, kernels_for
 
 
 logger = logging.get_logger(__name__)
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float32)
+# Of a dense layer, wherever its time is told.
+DENSE_LAYERS = (
+    "dense: our kernels with dense weights; an export leaves dense layers to the compiler, whose time is not predicted"
+)
+# What leaves a part to the compiler has to be predicted so much faster than what does not, to be tried before it.
+INCOMPLETE = 0.1
 Table = dict[str, list[str | None]]  # rows of a graph -> the kernel of every layer, None for plain products
 
 
@@ -52,11 +58,13 @@ class Candidate:
         kernel: one of `kernels_for` its form.
         calls: of kernels, one after the other.
         prediction: of all of them. Exchanges between ranks, and what is left to the compiler between the calls, are not in it.
+        complete: no product is left to the compiler. With few rows, separate products leave it activation(gate) * up.
     """
 
     kernel: str
     calls: tuple[Call, ...]
     prediction: Prediction
+    complete: bool = True
 
 
 class _NoExchange:
@@ -123,8 +131,7 @@ def rank_kernels(
 ) -> tuple[list[Candidate], dict[str, str]]:
     """The ways to compute a form at some rows by predicted time, fastest first, and why the others cannot be used.
 
-    What is expected to spill comes last, because its prediction is void. Plain products are no candidate: how the compiler
-    lowers them is not known.
+    The order is that of `in_order`. Plain products are no candidate: how the compiler lowers them is not known.
 
     Args:
         cores: physical cores that share the work of one rank.
@@ -136,11 +143,24 @@ def rank_kernels(
     for name in kernels_for(form):
         try:
             calls = tuple(calls_of(form, name, rows, dtype, target, cores))
-            candidates.append(Candidate(name, calls, predict_calls(calls)))
+            complete = name != SEPARATE or rows > FEW_ROWS
+            candidates.append(Candidate(name, calls, predict_calls(calls), complete))
         except KernelError as error:
             refusals[name] = str(error)
+    return in_order(candidates), refusals
 
-    return sorted(candidates, key=lambda c: (c.prediction.spills, c.prediction.seconds)), refusals
+
+def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Candidates by predicted time, fastest first.
+
+    Those with a part that is left to the compiler, and so is not in their time, count as slower by `INCOMPLETE`. What is
+    expected to spill comes last, because its prediction is void.
+    """
+
+    def counted(candidate: Candidate) -> float:
+        return candidate.prediction.seconds * (1 if candidate.complete else 1 + INCOMPLETE)
+
+    return sorted(candidates, key=lambda candidate: (candidate.prediction.spills, counted(candidate)))
 
 
 def choose_kernels(
@@ -162,7 +182,7 @@ def choose_kernels(
     refusal = check_kernels(setting, dtype)
     if refusal is None:
         different = dict.fromkeys((form, n) for n in rows for form in forms if form is not None)
-        progress = tqdm(different, desc="Trying kernels", unit="MLP", leave=False)
+        progress = tqdm(different, desc="Trying kernels", unit="MLP", leave=False, disable=None)
         choices = {(form, n): _choose(form, n, dtype, target, cores, setting) for form, n in progress}
         return {str(n): [choices.get((form, n)) for form in forms] for n in rows}
     logger.warning(f"No fused kernels: {refusal}. The compiler lowers plain matrix products.")

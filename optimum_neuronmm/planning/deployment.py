@@ -19,10 +19,12 @@ import torch
 
 from ..errors import NeuronMMError
 from ..kernels import MACHINES, Machine
+from ..kernels.latency.constants import constants_of
 from ..kernels.machine import INSTANCES, Instance
 
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+MOST_ROWS = 2**20  # of a prefill; far above what a core takes, and larger ones would keep the program busy
 # Types of instances with the chips of another name.
 _SAME_CHIPS = {"trn1n": "trn1", "trn2u": "trn2"}
 
@@ -38,7 +40,7 @@ class Deployment:
         dtype: a name of `DTYPES`.
 
     Raises:
-        NeuronMMError: there is no such instance, or it has fewer cores than there are ranks.
+        NeuronMMError: there is no such instance, it has fewer cores than there are ranks, or a prefill has too many rows.
     """
 
     instance_type: str = "trn1"
@@ -58,6 +60,12 @@ class Deployment:
         for name in ("batch_size", "sequence_length", "tensor_parallel_size"):
             if getattr(self, name) < 1:
                 raise NeuronMMError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        rows = self.batch_size * self.sequence_length
+        if rows > MOST_ROWS:
+            raise NeuronMMError(
+                f"batch_size x sequence_length must be at most {MOST_ROWS:,} rows of a prefill, got {self.batch_size:,} x "
+                f"{self.sequence_length:,} = {rows:,}: use fewer or shorter sequences."
+            )
         if self.instance and self.tensor_parallel_size * self.cores > self.instance.cores:
             raise NeuronMMError(
                 f"tensor_parallel_size {self.tensor_parallel_size} needs {self.tensor_parallel_size * self.cores} cores, "
@@ -99,8 +107,8 @@ class Deployment:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second that one rank can expect of HBM."""
-        return self.cores * self.machine.bandwidth
+        """Bytes per second that one rank can expect of HBM: what the model of the engines lets its transfers reach."""
+        return self.cores * constants_of(self.machine).saturated
 
     @property
     def hbm(self) -> int:

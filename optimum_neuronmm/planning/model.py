@@ -26,10 +26,7 @@ from ..configuration import QUANT_METHOD
 from ..errors import NeuronMMError
 from ..families import Family, family_of
 from ..ranks import Shape
-
-
-MOST_LAYERS = 1000  # far above any model; a config that says more is damaged, and would keep the program busy
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+from .sizes import check_defaults, check_sizes
 
 
 @dataclass(frozen=True)
@@ -114,22 +111,21 @@ def read_model(model: str | Path, revision: str | None = None, cache_dir: str | 
     Code that a model brings along is never run: families are those of transformers.
 
     Raises:
-        NeuronMMError: there is no config.json, it is damaged, or its family is not supported.
+        NeuronMMError: there is no config.json, it is damaged or lacks a size, or its family is not supported.
     """
     name = str(model)
+    if not name.strip():
+        raise NeuronMMError(f"expected a model: a directory with config.json, or a Hub id, got {name!r}.")
     folder = Path(model) if os.path.isdir(model) else _fetch(name, revision, cache_dir)
     raw = _read_json(folder / "config.json", name)
     if not isinstance(raw.get("model_type"), str):
         raise NeuronMMError(f"config.json of {name} has no model_type. Expected that of a Hugging Face model.")
     family_of(SimpleNamespace(**raw))  # before transformers reads it, which does not know every type
     modules = _factorised(raw, name)
-    raw_sizes = {size: raw[size] for size in _SIZES if size in raw}
-    for size, value in raw_sizes.items():
-        most = MOST_LAYERS if size == "num_hidden_layers" else 2**31
-        if type(value) is not int or not 1 <= value <= most:
-            raise NeuronMMError(f"config.json of {name}: {size} must be an integer of 1 to {most}, got {value!r}.")
+    check_sizes(raw, name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        check_defaults(raw, config, name)
         return measure(config, name, modules)
     except NeuronMMError:
         raise

@@ -14,7 +14,7 @@
 """The plan of a model: ranks, memory, kernels and predicted times, dense and at some compression ratios."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tqdm.auto import tqdm
@@ -22,128 +22,32 @@ from tqdm.auto import tqdm
 from ..allocation import Projections, allocate_uniform
 from ..configuration import NeuronMMConfig
 from ..errors import NeuronMMError
-from ..kernels.latency import CHECKED, Prediction
+from ..kernels.latency import CHECKED
 from ..neuron.form import EXCHANGE_SECONDS, Form, check_heads, dense_form, forms_of
-from ..neuron.program import FEW_ROWS, SEPARATE
-from ..neuron.selection import Candidate, no_kernel, predict_calls, rank_kernels
+from ..neuron.selection import DENSE_LAYERS, Candidate, no_kernel, rank_kernels
 from ..ranks import DENSE, Shape, removed_fraction
 from .deployment import Deployment
+from .interpolation import between, chosen
 from .model import Model
-from .roofline import Operation, kv_cache, operations, other_weights
+from .roofline import kv_cache, operations, other_weights
+from .step import DECODE, PREFILL, Mlps, Phase
 
 
-PREFILL, DECODE = "prefill", "decode"
 UNIFORM = "ranks are uniform, by the paper's formula: those chosen by loss depend on the weights, and remove as many parameters"
 NOT_PREDICTED = "what the compiler makes of plain matrix products (--neuronmm_kernel compiler) is not predicted: its lowering is not known"
 BOUNDS = (
     "bounds count products, weights and KV cache, one operation after the other: norms, softmax, activations through HBM, "
     "sampling and launches come on top"
 )
-SEPARATELY = "with separate products of few rows, the compiler lowers the product of gate and up: that is not predicted, and comes on top"
 EXCHANGES = (
     f"an exchange between ranks is assumed to take {EXCHANGE_SECONDS * 1e6:.0f} us whatever its size, so that a prefill with "
     "tensor parallelism takes longer"
 )
-
-
-@dataclass(frozen=True)
-class Mlps:
-    """The MLPs of one form in a step.
-
-    Attributes:
-        form: of each. count: of layers that have it.
-        candidates: ways to compute one, fastest first.
-        refusals: kernel -> why it cannot be used.
-    """
-
-    form: Form
-    count: int
-    candidates: tuple[Candidate, ...]
-    refusals: dict[str, str]
-
-    @property
-    def best(self) -> Candidate:
-        return self.candidates[0]
-
-    @property
-    def seconds(self) -> float:
-        """Predicted for one layer, with its exchanges, whose time is assumed."""
-        return self.best.prediction.seconds + self.form.collectives * EXCHANGE_SECONDS
-
-    def trace(self) -> Prediction:
-        """The prediction of the best with the events of its timeline."""
-        return predict_calls(self.best.calls, record=True)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One step of the model: a prefill (its time bounds TTFT) or the decoding of a token (TPOT).
-
-    Attributes:
-        name: PREFILL or DECODE. rows: of hidden states.
-        mlps: predicted. operations: everything else, as bounds.
-    """
-
-    name: str
-    rows: int
-    mlps: tuple[Mlps, ...]
-    operations: tuple[Operation, ...]
-
-    @property
-    def mlp_seconds(self) -> float:
-        """Predicted for all layers."""
-        return sum(mlp.count * mlp.seconds for mlp in self.mlps)
-
-    @property
-    def mlp_floor(self) -> float:
-        """Seconds that no schedule of the same kernels can beat, all layers."""
-        exchanges = sum(mlp.count * mlp.form.collectives for mlp in self.mlps) * EXCHANGE_SECONDS
-        return sum(mlp.count * mlp.best.prediction.floor for mlp in self.mlps) + exchanges
-
-    @property
-    def mlp_flops(self) -> int:
-        """Of one core, transposes apart."""
-        return sum(mlp.count * mlp.best.prediction.flops for mlp in self.mlps)
-
-    @property
-    def mlp_bound_by(self) -> str:
-        """The engine that works longest, in all layers together."""
-        busy = Counter()
-        for mlp in self.mlps:
-            for engine, seconds in mlp.best.prediction.busy.items():
-                busy[engine] += mlp.count * seconds
-        return max(busy, key=busy.get)
-
-    @property
-    def rest_seconds(self) -> float:
-        """A bound of everything that is not an MLP."""
-        return sum(operation.seconds for operation in self.operations)
-
-    @property
-    def seconds(self) -> float:
-        """A bound of the whole step, with MLPs as predicted."""
-        return self.mlp_seconds + self.rest_seconds
-
-    @property
-    def floor(self) -> float:
-        """A bound of the whole step, with MLPs at their floor too."""
-        return self.mlp_floor + self.rest_seconds
-
-    @property
-    def bound_by(self) -> str:
-        """The part that takes longest, and what bounds that."""
-        longest = max(self.operations, key=lambda operation: operation.seconds)
-        if self.mlp_seconds >= longest.seconds:
-            return f"MLP ({self.mlp_bound_by})"
-        return f"{longest.name} ({longest.bound_by})"
-
-    @property
-    def notes(self) -> list[str]:
-        """Of the predictions: why one is void, or outside of what the model was checked on."""
-        notes = [note for mlp in self.mlps for note in mlp.best.prediction.notes]
-        if self.rows <= FEW_ROWS and any(mlp.best.kernel == SEPARATE for mlp in self.mlps):
-            notes.append(SEPARATELY)
-        return list(dict.fromkeys(notes))
+INTERPOLATED = (
+    "{} of the {} different MLPs of the compressed model are predicted: the times of the others are interpolated between "
+    "them, by parameters"
+)
+EQUAL_RANKS = "the ratios {} give the same ranks, which are rounded to the block size: a smaller --neuronmm_block_size tells them apart"
 
 
 @dataclass(frozen=True)
@@ -192,8 +96,9 @@ class ModelPlan:
     def notes(self) -> list[str]:
         """What a reader of the figures has to know, each once."""
         notes = [note for variant in self.variants for phase in variant.phases for note in phase.notes]
-        notes += [CHECKED, BOUNDS, NOT_PREDICTED]
+        notes += [CHECKED, DENSE_LAYERS, BOUNDS, NOT_PREDICTED]
         notes += [UNIFORM] if any(variant.ratio is not None for variant in self.variants) else []
+        notes += [*self._equal_ranks(), *self._interpolated()]
         notes += [EXCHANGES] if self.deployment.tensor_parallel_size > 1 else []
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most and self.deployment.sequence_length > most:
@@ -208,11 +113,40 @@ class ModelPlan:
         Raises:
             NeuronMMError: there is none.
         """
+        return self.variants[find_label(label, [(variant.label, variant.ratio) for variant in self.variants])]
+
+    def _equal_ranks(self) -> list[str]:
+        found: dict[str, list[str]] = {}
         for variant in self.variants:
-            if label == variant.label or variant.ratio is not None and _number(label) == variant.ratio:
-                return variant
-        known = ", ".join(variant.label for variant in self.variants)
-        raise NeuronMMError(f"there is no ratio {label!r} in this plan: choose one of {known}.")
+            if variant.ratio is not None:
+                found.setdefault(str(variant.ranks), []).append(variant.label)
+        return [EQUAL_RANKS.format(" and ".join(labels)) for labels in found.values() if len(labels) > 1]
+
+    def _interpolated(self) -> list[str]:
+        mlps = {}  # of the compressed model, whose forms are as many as its ranks
+        for phase in self.variants[-1].phases:
+            for found in phase.mlps:
+                mlps[found.form] = mlps.get(found.form, False) or found.interpolated
+        return [INTERPOLATED.format(len(mlps) - sum(mlps.values()), len(mlps))] if any(mlps.values()) else []
+
+
+def labels_of(model: Model, ratios: Sequence[float]) -> list[tuple[str, float | None]]:
+    """How the variants of a plan will be called, and their ratios."""
+    compressed = [("as compressed", None)] if model.modules else []
+    return [("dense", None), *compressed, *((f"{ratio:g}", ratio) for ratio in dict.fromkeys(ratios))]
+
+
+def find_label(label: str, labels: Sequence[tuple[str, float | None]]) -> int:
+    """The place of a ratio, as text, or of another variant among `labels_of`.
+
+    Raises:
+        NeuronMMError: it is not there.
+    """
+    for index, (name, ratio) in enumerate(labels):
+        if label == name or ratio is not None and _number(label) == ratio:
+            return index
+    known = ", ".join(name for name, _ in labels)
+    raise NeuronMMError(f"there is no ratio {label!r} in this plan: choose one of {known}.")
 
 
 def plan_model(
@@ -231,41 +165,53 @@ def plan_model(
         options: of `NeuronMMConfig` that decide uniform ranks: `block_size`, `alpha`, `projections`.
 
     Raises:
-        NeuronMMError: an option is wrong, nothing would be compressed, or no kernel fits a shape.
+        NeuronMMError: an option is wrong, nothing would be compressed, or no kernel fits any step of any variant.
     """
     check_heads(model.config, deployment.tensor_parallel_size)
     if model.modules and ratios:
         raise NeuronMMError(f"{model.name} is compressed already: plan it without ratios, or plan the dense model.")
-    chosen: list[tuple[str, float | None, dict[str, dict], set[str]]] = [("dense", None, {}, set())]
-    if model.modules:
-        chosen.append(("as compressed", None, model.modules, _attributes(model)))
-    for ratio in dict.fromkeys(ratios):
+    choices: list[tuple[str, float | None, dict[str, dict], set[str]]] = []
+    for label, ratio in labels_of(model, ratios):
+        if ratio is None:
+            modules = {} if label == "dense" else model.modules
+            choices.append((label, None, modules, {path.rpartition(".")[2] for path in modules}))
+            continue
         config = NeuronMMConfig(compression_ratio=ratio, allocation="uniform", layout=layout, **options)
         projections = _projections(model, config)
         modules = allocate_uniform(projections, config).modules
-        chosen.append((f"{ratio:g}", ratio, modules, set(projections.attributes)))
-    layers = [_forms(model, deployment, modules, layout) for _, _, modules, _ in chosen]
-    ranked = _ranked({form for forms in layers for form in forms}, deployment)
-    variants = (
-        _variant(model, deployment, forms, ranked, *choice) for forms, choice in zip(layers, chosen, strict=True)
-    )
+        choices.append((label, ratio, modules, set(projections.attributes)))
+    layers = [_forms(model, deployment, modules, layout) for _, _, modules, _ in choices]
+    ranked = _ranked(dict.fromkeys(form for forms in layers for form in chosen(forms)), deployment)
+    variants = [
+        _variant(model, deployment, forms, ranked, *choice) for forms, choice in zip(layers, choices, strict=True)
+    ]
+    _check_any(variants)
     return ModelPlan(model, deployment, tuple(variants), layout)
 
 
 _Ranked = dict[tuple[Form, int], tuple[list[Candidate], dict[str, str]]]
 
 
-def _ranked(forms: set[Form], on: Deployment) -> _Ranked:
+def _ranked(forms: Iterable[Form], on: Deployment) -> _Ranked:
     """The ways to compute each form, at the rows of each phase."""
     found: _Ranked = {}
     wanted = dict.fromkeys((form, rows) for form in sorted(forms, key=str) for rows in _rows(on).values())
     for form, rows in tqdm(wanted, desc="Predicting", unit="MLP", leave=False, disable=None):
-        candidates, refusals = rank_kernels(form, rows, on.torch_dtype, on.kind, on.cores)
-        if not candidates:
-            reasons = [f"{kernel}: {reason}" for kernel, reason in refusals.items()]
-            raise NeuronMMError(f"there is {no_kernel(form, rows, reasons)}")
-        found[form, rows] = candidates, refusals
+        found[form, rows] = _rank(form, rows, on)
     return found
+
+
+def _rank(form: Form, rows: int, on: Deployment) -> tuple[list[Candidate], dict[str, str]]:
+    return rank_kernels(form, rows, on.torch_dtype, on.kind, on.cores)
+
+
+def _check_any(variants: Sequence[Variant]) -> None:
+    """Refuses a plan without a single time."""
+    phases = [phase for variant in variants for phase in variant.phases]
+    if all(phase.refusal for phase in phases):
+        mlps = next(mlps for mlps in phases[0].mlps if not mlps.candidates)
+        reasons = [f"{kernel}: {reason}" for kernel, reason in mlps.refusals.items()]
+        raise NeuronMMError(f"there is {no_kernel(mlps.form, phases[0].rows, reasons)}")
 
 
 def _rows(deployment: Deployment) -> dict[str, int]:
@@ -295,8 +241,10 @@ def _variant(
         rows = _rows(deployment)[name]
         mlps = []
         for form, count in counts.items():
-            candidates, refusals = ranked[form, rows]
-            mlps.append(Mlps(form, count, tuple(candidates), refusals))
+            found = ranked.get((form, rows))
+            near = [] if found else between(form, {f: ways for (f, n), (ways, _) in ranked.items() if n == rows})
+            candidates, refusals = (near, {}) if near else found or _rank(form, rows, deployment)
+            mlps.append(Mlps(form, count, tuple(candidates), refusals, bool(near)))
         return Phase(name, rows, tuple(mlps), tuple(operations(model, deployment, prefill=name == PREFILL)))
 
     return Variant(
@@ -317,7 +265,7 @@ def _forms(model: Model, deployment: Deployment, modules: dict[str, dict], layou
     """Of every layer, laid out over the ranks as an export does it."""
     tp = deployment.tensor_parallel_size
     dense = dense_form(model.config, tp)
-    bandwidth = deployment.bandwidth / deployment.itemsize
+    bandwidth = deployment.cores * deployment.machine.bandwidth / deployment.itemsize  # by which an export chooses
     return [form or dense for form in forms_of(model.config, modules, tp, layout, bandwidth)]
 
 
@@ -342,11 +290,6 @@ def _ranks(model: Model, modules: dict[str, dict]) -> dict[str, list[int | None]
         ]
         for attribute in model.projections
     }
-
-
-def _attributes(model: Model) -> set[str]:
-    """Of the projections that a compressed model has in factors, in some layer."""
-    return {path.rpartition(".")[2] for path in model.modules}
 
 
 def _number(text: str) -> float | None:

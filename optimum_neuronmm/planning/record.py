@@ -15,10 +15,12 @@
 
 from dataclasses import asdict
 
-from ..neuron.form import EXCHANGE_SECONDS
-from ..neuron.selection import Candidate
+from ..neuron.form import EXCHANGE_SECONDS, PROJECTIONS
+from ..neuron.selection import DENSE_LAYERS, Candidate
+from ..ranks import DENSE
 from ..version import __version__
-from .plan import Mlps, ModelPlan, Phase, Variant
+from .plan import ModelPlan, Variant
+from .step import PREFILL, Mlps, Phase
 
 
 def to_dict(plan: ModelPlan) -> dict:
@@ -41,6 +43,7 @@ def to_dict(plan: ModelPlan) -> dict:
         "peak_flops_per_rank": on.flops,
         "bandwidth_per_rank": on.bandwidth,
         "assumed": {"exchange_ms": 1e3 * EXCHANGE_SECONDS} if on.tensor_parallel_size > 1 else {},
+        "dense": DENSE_LAYERS,
         "notes": plan.notes,
         "variants": [_variant(variant, plan) for variant in plan.variants],
     }
@@ -65,15 +68,10 @@ def _variant(variant: Variant, plan: ModelPlan) -> dict:
 
 
 def _phase(phase: Phase, dense: Phase, plan: ModelPlan) -> dict:
-    on = plan.deployment
-    return {
+    """Without times where no kernel fits."""
+    found = {
         "rows": phase.rows,
-        "predicted_mlp_ms": 1e3 * phase.mlp_seconds,
-        "predicted_mlp_ms_per_layer": 1e3 * phase.mlp_seconds / plan.model.layers,
-        "predicted_mlp_speedup": dense.mlp_seconds / phase.mlp_seconds,
-        "mlp_floor_ms": 1e3 * phase.mlp_floor,
-        "mlp_bound_by": phase.mlp_bound_by,
-        "mlp_utilisation": utilisation(phase, plan),
+        "refusal": phase.refusal,
         "mlps": [_mlps(mlps) for mlps in phase.mlps],
         "operations": [
             {
@@ -85,12 +83,24 @@ def _phase(phase: Phase, dense: Phase, plan: ModelPlan) -> dict:
             }
             for operation in phase.operations
         ],
-        f"{'ttft' if phase.name == 'prefill' else 'tpot'}_bound_ms": 1e3 * phase.seconds,
-        "bound_speedup": dense.seconds / phase.seconds,
-        "bound_by": phase.bound_by,
-        "floor_ms": 1e3 * phase.floor,
-        "peak_flops": on.flops,
+        "peak_flops": plan.deployment.flops,
     }
+    if phase.refusal:
+        return found
+    total = "ttft" if phase.name == PREFILL else "tpot"
+    times = {
+        "predicted_mlp_ms": 1e3 * phase.mlp_seconds,
+        "predicted_mlp_ms_per_layer": 1e3 * phase.mlp_seconds / plan.model.layers,
+        "predicted_mlp_speedup": None if dense.refusal else dense.mlp_seconds / phase.mlp_seconds,
+        "mlp_floor_ms": 1e3 * phase.mlp_floor,
+        "mlp_bound_by": phase.mlp_bound_by,
+        "mlp_utilisation": utilisation(phase, plan),
+        f"{total}_estimate_ms": 1e3 * phase.seconds,
+        f"{total}_bound_ms": 1e3 * phase.floor,
+        "estimated_speedup": None if dense.refusal else dense.seconds / phase.seconds,
+        "bound_by": phase.bound_by,
+    }
+    return found | times
 
 
 def utilisation(phase: Phase, plan: ModelPlan) -> float:
@@ -100,11 +110,14 @@ def utilisation(phase: Phase, plan: ModelPlan) -> float:
 
 
 def _mlps(mlps: Mlps) -> dict:
+    fits = bool(mlps.candidates)
     return {
         "layers": mlps.count,
         "form": asdict(mlps.form),
-        "kernel": mlps.best.kernel,
-        "predicted_ms": 1e3 * mlps.seconds,
+        "left_to_compiler_by_export": all(getattr(mlps.form, name) is DENSE for name in PROJECTIONS),
+        "kernel": mlps.best.kernel if fits else None,
+        "predicted_ms": 1e3 * mlps.seconds if fits else None,
+        "interpolated": mlps.interpolated,
         "candidates": [_candidate(candidate) for candidate in mlps.candidates],
         "refused": mlps.refusals,
     }
@@ -114,6 +127,7 @@ def _candidate(candidate: Candidate) -> dict:
     found = candidate.prediction
     return {
         "kernel": candidate.kernel,
+        "complete": candidate.complete,
         "predicted_ms": found.milliseconds,
         "floor_ms": 1e3 * found.floor,
         "bound_by": found.bound_by,

@@ -16,10 +16,11 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from ..neuron.selection import Candidate
+from ..neuron.selection import DENSE_LAYERS, Candidate
 from ..report import rank_span
-from .plan import ModelPlan, Phase
+from .plan import ModelPlan
 from .record import utilisation
+from .step import Phase
 
 
 MS = 1e3
@@ -94,27 +95,36 @@ def _times(plan: ModelPlan, name: str) -> list[str]:
     total = "TTFT" if name == "prefill" else "TPOT"
     headings = [
         "ratio", "predicted ms/layer", "predicted MLP ms", "speed-up", "bound by", "MFU", "floor ms",
-        f"{total} bound ms", "speed-up", "most of it",
+        f"{total} estimate ms", "speed-up", f"{total} bound ms", "most of it",
     ]  # fmt: skip
-    rows = []
+    rows, refusals = [], []
     for variant in plan.variants:
         phase = getattr(variant, name)
+        if phase.refusal:
+            rows.append([variant.label, *["-"] * (len(headings) - 1)])
+            refusals.append(f"{variant.label}: {phase.refusal}")
+            continue
         rows.append(
             [
                 variant.label,
                 _ms(phase.mlp_seconds / plan.model.layers),
                 _ms(phase.mlp_seconds),
-                f"{dense.mlp_seconds / phase.mlp_seconds:.2f}",
+                "-" if dense.refusal else f"{dense.mlp_seconds / phase.mlp_seconds:.2f}",
                 phase.mlp_bound_by,
                 f"{utilisation(phase, plan):.1%}",
                 _ms(phase.mlp_floor),
                 _ms(phase.seconds),
-                f"{dense.seconds / phase.seconds:.2f}",
+                "-" if dense.refusal else f"{dense.seconds / phase.seconds:.2f}",
+                _ms(phase.floor),
                 phase.bound_by,
             ]
         )
-    caption = f"floor: of the chosen kernels' FLOPs and bytes; {total} bound: MLPs as predicted, and the rest by the roofline"
-    return [*_Table(headings, rows).lines(), caption]
+    captions = [
+        f"floor: of the chosen kernels' FLOPs and bytes; {total} estimate: MLPs as predicted, and the rest at its bound; {total} "
+        "bound: MLPs at the floor too",
+        DENSE_LAYERS,
+    ]
+    return [*_Table(headings, rows).lines(), *refusals, *captions]
 
 
 def _operations(phase: Phase) -> list[str]:
@@ -135,20 +145,28 @@ def _kernels(plan: ModelPlan) -> list[str]:
     rows = []
     for variant in plan.variants:
         for phase in variant.phases:
+            between = sum(mlps.count for mlps in phase.mlps if mlps.interpolated)
             for mlps in phase.mlps:
+                if mlps.interpolated or not mlps.candidates:
+                    continue
                 layers = f"{mlps.count} layer{'s' * (mlps.count > 1)}"
                 others = ", ".join(map(_told, mlps.candidates[1:]))
                 rows.append(
-                    f"{variant.label} {phase.name}, {layers}: {mlps.best.kernel} {_ms(mlps.best.prediction.seconds)} ms"
+                    f"{variant.label} {phase.name}, {layers}: {_told(mlps.best, ' ms')}"
                     + (f" (others: {others})" if others else "")
                 )
                 rows += [f"    {line}" for line in _blocks(mlps.best)]
+            if between:
+                rows.append(
+                    f"{variant.label} {phase.name}, {between} layers of other ranks: interpolated between these"
+                )
     return rows
 
 
-def _told(candidate: Candidate) -> str:
+def _told(candidate: Candidate, unit: str = "") -> str:
     found = candidate.prediction
-    return f"{candidate.kernel} {_ms(found.seconds)}{', void: it spills' * found.spills}"
+    part = "" if candidate.complete else ", not whole"
+    return f"{candidate.kernel} {_ms(found.seconds)}{unit}{part}{', void: it spills' * found.spills}"
 
 
 def _blocks(candidate: Candidate) -> list[str]:

@@ -140,8 +140,70 @@ def test_a_trace_of_a_ratio_that_is_not_planned(refusal, tmp_path):
     assert not (tmp_path / "trace.json").exists()
 
 
-def test_a_trace_that_cannot_be_written(refusal, tmp_path):
-    assert "trace.json could not be written: No such file" in refusal("--trace", tmp_path / "nowhere" / "trace.json")
+@pytest.fixture
+def no_search(monkeypatch):
+    """What an error must not wait for."""
+    monkeypatch.setattr("optimum_neuronmm.planning.plan_model", None)
+
+
+def test_files_are_checked_before_the_search(refusal, tmp_path, no_search):
+    for option, name in (("--trace", "trace.json"), ("--plot", "plan.png")):
+        nowhere = tmp_path / "nowhere" / name
+        assert f"{option} {nowhere}: {nowhere.parent} is no directory. Create it" in refusal(option, nowhere)
+    assert f"--trace takes the name of a file, got {str(tmp_path)!r}, which is a directory" in refusal(
+        "--trace", tmp_path
+    )
+    assert "--trace takes the name of a file, got ''." in refusal("--trace", "")
+    assert "--plot writes a PNG: expected a name that ends in .png, got 'plan.svg'" in refusal("--plot", "plan.svg")
+
+
+def test_files_without_permission(refusal, tmp_path, no_search, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *a: False)
+    assert "could not be written: no permission" in refusal("--trace", tmp_path / "trace.json")
+
+
+def test_a_trace_of_nowhere_is_told_before_the_search(refusal, tmp_path, no_search):
+    line = ("--trace", tmp_path / "trace.json", "--trace_ratio", "0.2")
+    assert "choose one of dense, 0.1, 0.3" in refusal(*line, "--neuronmm_compression_ratio", "0.1,0.3")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--trace_phase", "decode"), ("--trace_ratio", "dense")])
+def test_options_of_a_trace_that_is_not_written(refusal, option, value, no_search):
+    assert f"{option} says what --trace FILE is to hold: give --trace as well" in refusal(option, value)
+
+
+def test_the_plan_is_printed_before_files_are_written(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *a: True)
+    (tmp_path / "plan.png").symlink_to(tmp_path / "nowhere" / "plan.png")
+    with pytest.raises(SystemExit):
+        run("--plot", tmp_path / "plan.png")
+    captured = capsys.readouterr()
+    assert "Predicted for trn1" in captured.out and "plan.png could not be written: No such file" in captured.err
+
+
+def test_existing_files_are_overwritten(run, tmp_path):
+    (tmp_path / "trace.json").write_text("something else " * 1000)
+    run("--trace", tmp_path / "trace.json")
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_a_trace_of_a_step_that_no_kernel_fits(run, capsys, tmp_path, monkeypatch):
+    from optimum_neuronmm.planning import plan
+
+    def rank_kernels(form, rows, *rest):
+        return ([], {"mlp": "too large"}) if rows == 96 else ranked(form, rows, *rest)
+
+    ranked = plan.rank_kernels
+    monkeypatch.setattr(plan, "rank_kernels", rank_kernels)
+    run("--trace", tmp_path / "trace.json", "--trace_phase", "decode")
+    assert (tmp_path / "trace.json").is_file()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        run("--trace", tmp_path / "other.json")
+    captured = capsys.readouterr()
+    assert exit.value.code == 1 and "\nDecode: 1 row " in captured.out
+    assert "other.json was not written: of ratio 0.1, there is no kernel for an MLP of 96 rows" in captured.err
+    assert not (tmp_path / "other.json").exists()
 
 
 @pytest.mark.parametrize("ratios", ["much", "0.1,", "", "0.1;0.2", "0.1,1.5", "0", "1", "-0.1", "nan", "0.1,inf"])
@@ -154,13 +216,18 @@ def test_ratios_that_are_nonsense(refusal, ratios):
 def test_errors_are_one_line(refusal, tmp_path, model):
     assert "unknown instance type 'p5': expected one of trn1, inf2" in refusal("--instance_type", "p5")
     assert "has no config.json" in refusal(model=tmp_path)
+    assert "expected a model: a directory with config.json, or a Hub id, got ''" in refusal(model="")
     assert "neither a directory nor a Hub model" in refusal(model="nobody/nothing")
     (model / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     assert "'gpt2' is not supported" in refusal()
 
 
-def test_shapes_that_fit_no_plan(refusal):
-    assert "no kernel for an MLP of" in refusal("--batch_size", 2**40)
+def test_shapes_that_fit_no_plan(refusal, monkeypatch):
+    from optimum_neuronmm.planning import plan
+
+    monkeypatch.setattr(plan, "rank_kernels", lambda *a: ([], {"mlp": "too large"}))
+    assert "no kernel for an MLP of" in refusal()
+    assert "rows of a prefill" in refusal("--batch_size", 2**40)
 
 
 def test_wrong_options_are_found_before_the_model_is_read(refusal, tmp_path):

@@ -116,9 +116,26 @@ def test_a_prediction_that_is_void_comes_last(monkeypatch):
     assert ranked(rows=130) == ["mlp_two_kernels", "matmul", "mlp"]
 
 
-def test_separate_products_are_taken_where_they_are_faster(predicted):
-    predicted |= {"matmul": 0.1}
-    assert ranked(rows=128)[0] == "matmul"
+@pytest.mark.parametrize(
+    ("seconds", "rows", "first"),
+    [
+        (0.09, 128, "mlp_decode"),  # 5 calls: less than a tenth faster, and a product is left to the compiler
+        (0.081, 128, "mlp_decode"),
+        (0.079, 128, "matmul"),
+    ],
+)
+def test_what_leaves_a_product_to_the_compiler_has_to_be_much_faster(predicted, seconds, rows, first):
+    predicted |= {"matmul": seconds, "mlp_decode": 0.44, "mlp": 0.9, "mlp_up": 0.9}
+    calls = len(calls_of(FORM, "matmul", rows, torch.bfloat16, *MACHINE))
+    predicted |= {"matmul": seconds * 5 / calls}
+    assert ranked(rows=rows)[0] == first
+
+
+def test_of_many_rows_separate_products_are_whole(predicted):
+    predicted |= {"matmul": 0.01, "gated_matmul": 0.01}
+    found = {rows: {c.kernel: c for c in rank_kernels(FORM, rows, torch.bfloat16, *MACHINE)[0]} for rows in (128, 129)}
+    assert not found[128]["matmul"].complete and found[129]["matmul"].complete
+    assert all(c.complete for rows in found for name, c in found[rows].items() if name != "matmul")
 
 
 @pytest.mark.parametrize("form", [FORM, Form(96, 200, None, None, None), Form(96, 200, 32, 32, 32, shared=True)])

@@ -17,6 +17,7 @@ import pytest
 
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.kernels import MACHINES
+from optimum_neuronmm.kernels.latency.constants import constants_of
 from optimum_neuronmm.planning import Deployment
 
 
@@ -50,6 +51,12 @@ def test_sizes_are_positive(name):
         Deployment(**{name: 0})
 
 
+def test_a_prefill_has_so_many_rows():
+    assert Deployment(batch_size=2**10, sequence_length=2**10).batch_size == 1024
+    with pytest.raises(NeuronMMError, match="at most 1,048,576 rows of a prefill, got 1,024 x 1,025 = 1,049,600: use"):
+        Deployment(batch_size=1024, sequence_length=1025)
+
+
 def test_only_what_kernels_compute_in():
     with pytest.raises(NeuronMMError, match="dtype must be one of bfloat16, float32, got 'float16'"):
         Deployment(dtype="float16")
@@ -67,8 +74,9 @@ def test_an_instance_has_so_many_cores():
 def test_what_a_rank_has():
     trn1, trn2 = MACHINES["trn1"], MACHINES["trn2"]
     one, two = Deployment("trn1"), Deployment("trn2", dtype="float32")
-    assert (one.flops, one.bandwidth, one.hbm) == (trn1.flops, trn1.bandwidth, 16 * 2**30)
-    assert (two.flops, two.bandwidth, two.hbm) == (2 * trn2.float32_flops, 2 * trn2.bandwidth, 24 * 2**30)
+    assert (one.flops, one.bandwidth, one.hbm) == (trn1.flops, constants_of(trn1).saturated, 16 * 2**30)
+    assert (two.flops, two.hbm) == (2 * trn2.float32_flops, 24 * 2**30)
+    assert two.bandwidth == 2 * constants_of(trn2).saturated
     assert (one.itemsize, two.itemsize) == (2, 4)
 
 

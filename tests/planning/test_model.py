@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.planning import read_model
-from optimum_neuronmm.planning.model import MOST_LAYERS
+from optimum_neuronmm.planning.sizes import MOST_FEATURES, MOST_LAYERS
 from tests.conftest import FAMILY_OPTIONS, TINY
 
 
@@ -131,13 +131,28 @@ def test_a_file_is_no_model(tmp_path):
         ({"model_type": "gpt2"}, "'gpt2' is not supported: choose one of"),
         ({"model_type": "of_tomorrow"}, "'of_tomorrow' is not supported"),
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts (num_local_experts = 8)"),
-        ({**LLAMA, "hidden_size": "wide"}, "hidden_size must be an integer of 1 to 2147483648, got 'wide'"),
+        ({**LLAMA, "hidden_size": "wide"}, "hidden_size must be an integer of 1 to 1048576, got 'wide'"),
         ({**LLAMA, "num_attention_heads": 0}, "num_attention_heads must be"),
         ({**LLAMA, "vocab_size": True}, "vocab_size must be"),
         (
             {**LLAMA, "num_hidden_layers": MOST_LAYERS + 1},
             f"num_hidden_layers must be an integer of 1 to {MOST_LAYERS}",
         ),
+        (
+            {**LLAMA, "intermediate_size": MOST_FEATURES + 1},
+            "intermediate_size must be an integer of 1 to 1048576, got 1048577",
+        ),
+        (
+            {"model_type": "llama", "hidden_size": 96},
+            "does not say intermediate_size, num_hidden_layers, num_attention_heads, vocab_size: expected all sizes",
+        ),
+        ({**LLAMA, "num_key_value_heads": 3}, "must be a multiple of num_key_value_heads, got 4 and 3"),
+        ({**LLAMA, "num_key_value_heads": "2"}, "num_key_value_heads must be an integer of 1 to"),
+        ({**LLAMA, "sliding_window": -5}, "sliding_window must be an integer of 1 to 2147483648, got -5"),
+        ({**LLAMA, "head_dim": 0}, "head_dim must be an integer of 1 to"),
+        ({**LLAMA, "layer_types": 5}, "layer_types must be a list of 3 names, one for each layer, got 5"),
+        ({**LLAMA, "layer_types": ["full_attention"] * 2}, "one for each layer, got 2 entries"),
+        ({**LLAMA, "layer_types": [None] * 3}, "layer_types must be a list of 3 names"),
         ({**LLAMA, "hidden_act": "softest"}, "transformers could not build a llama"),
         ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "is quantised (gptq)"),
         ({**LLAMA, "quantization_config": {"quant_method": "neuronmm"}}, "lists no factorised projections"),
@@ -150,6 +165,25 @@ def test_a_file_is_no_model(tmp_path):
 )
 def test_configs_that_say_nonsense(raw_config, content, message):
     assert message in refusal(raw_config(content))
+
+
+@pytest.mark.parametrize("size", ["num_key_value_heads", "head_dim"])
+def test_heads_are_not_those_of_another_model_of_the_family(raw_config, size):
+    content = {**LLAMA, "model_type": "qwen3", "head_dim": 24}
+    assert read_model(raw_config(content)).head_size == 24
+    assert f"does not say {size}, which a qwen3 needs" in refusal(
+        raw_config({name: value for name, value in content.items() if name != size})
+    )
+
+
+def test_heads_that_follow_from_the_others_need_not_be_said(raw_config):
+    found = read_model(raw_config({name: value for name, value in LLAMA.items() if name != "num_key_value_heads"}))
+    assert (found.kv_heads, found.head_size) == (4, 24)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_model_without_a_name(name):
+    assert f"expected a model: a directory with config.json, or a Hub id, got {name!r}" in refusal(name)
 
 
 def test_a_model_of_the_hub_that_cannot_be_fetched():

@@ -21,6 +21,7 @@ from dataclasses import replace
 import pytest
 
 from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.neuron.selection import DENSE_LAYERS
 from optimum_neuronmm.planning import Deployment, plan_model, read_model
 from optimum_neuronmm.planning.chrome import chrome_trace
 from optimum_neuronmm.planning.plot import draw_plan
@@ -53,7 +54,7 @@ def test_the_text_says_what_it_is(text, plan):
     assert first == f"{plan.model.name} on trn2 (NeuronCore-v3), 2 ranks of 2 cores, bfloat16, batch 2, sequence 96"
     assert second == "Predicted for trn2 by a model of its engines; nothing here was measured."
     assert "measured" not in text.replace("nothing here was measured", "")
-    for words in ("predicted MLP ms", "TTFT bound ms", "TPOT bound ms", "Bounds of the rest", "192 rows", "2 rows"):
+    for words in ("predicted MLP ms", "TTFT estimate ms", "TPOT bound ms", "Bounds of the rest", "192 rows", "2 rows"):
         assert words in text
 
 
@@ -79,7 +80,14 @@ def test_the_tables_of_times(text, plan, table, name):
         f"{1e3 * phase.mlp_seconds:.3f}",
         f"{dense.mlp_seconds / phase.mlp_seconds:.2f}",
     ]
-    assert cells[7] == f"{1e3 * phase.seconds:.3f}" and cells[-1] == phase.bound_by
+    speedup = f"{dense.seconds / phase.seconds:.2f}"
+    assert cells[7:] == [f"{1e3 * phase.seconds:.3f}", speedup, f"{1e3 * phase.floor:.3f}", phase.bound_by]
+    assert phase.floor < phase.seconds
+    total = {"prefill": "TTFT", "decode": "TPOT"}[name]
+    assert (
+        f"; {total} estimate: MLPs as predicted, and the rest at its bound; {total} bound: MLPs at the floor" in text
+    )
+    assert text.splitlines().count(DENSE_LAYERS) == 2  # under both tables
 
 
 def test_kernels_and_blocks_are_named(text, plan):
@@ -89,9 +97,13 @@ def test_kernels_and_blocks_are_named(text, plan):
             told = next(
                 line for line in text.splitlines() if line.startswith(f"{variant.label} {phase.name}, 3 layers")
             )
-            times = [f"{c.kernel} {c.prediction.milliseconds:.3f}" for c in mlps.candidates]
-            others = f" (others: {', '.join(times[1:])})" if times[1:] else ""
-            assert told.endswith(f": {times[0]} ms{others}")
+            first, *times = [
+                (f"{c.kernel} {c.prediction.milliseconds:.3f}", "" if c.complete else ", not whole")
+                for c in mlps.candidates
+            ]
+            others = f" (others: {', '.join(map(''.join, times))})" if times else ""
+            assert told.endswith(f": {first[0]} ms{first[1]}{others}")
+    assert ", not whole" in text
     for candidate in (plan.dense.prefill.mlps[0].best, plan.variants[1].prefill.mlps[0].best):
         for call, blocks in zip(candidate.calls, candidate.prediction.plans, strict=True):
             assert f"    {call.kernel}: strips of {blocks.B_M} rows" in text
@@ -117,14 +129,63 @@ def test_ranks_that_differ(plan):
     ]
 
 
+def candidate_names(times: dict) -> list[str]:
+    return [candidate["kernel"] for candidate in times["mlps"][0]["candidates"]]
+
+
+def without(variant, *phases: str):
+    """A variant that no kernel fits in some steps."""
+
+    def refused(phase):
+        return replace(phase, mlps=tuple(replace(m, candidates=(), refusals={"mlp": "no way"}) for m in phase.mlps))
+
+    return replace(variant, **{name: refused(getattr(variant, name)) for name in phases})
+
+
+def test_a_step_that_no_kernel_fits_is_told(plan):
+    dense, first, second = plan.variants
+    partly = replace(plan, variants=(without(dense, "prefill"), without(first, "prefill", "decode"), second))
+    told = format_plan(partly)
+    assert row(told, "dense", 1)[1:] == row(told, "0.1", 1)[1:] == row(told, "0.1", 2)[1:] == ["-"] * 10
+    cells = row(told, "0.3", 1)
+    assert (cells[2], cells[3], cells[8]) == (f"{1e3 * second.prefill.mlp_seconds:.3f}", "-", "-")
+    assert row(told, "0.3", 2) == row(format_plan(plan), "0.3", 2)
+    for label, rows in (("dense", 192), ("0.1", 192), ("0.1", 2)):
+        assert f"\n{label}: there is no kernel for an MLP of {rows} rows, " in told
+    assert "no way" in told and "\ndense prefill, " not in told and "\ndense decode, 3 layers" in told
+    found = json.loads(json.dumps(to_dict(partly)))["variants"]
+    assert "no way" in found[0]["prefill"]["refusal"] and "ttft_estimate_ms" not in found[0]["prefill"]
+    assert found[0]["prefill"]["mlps"][0]["kernel"] is None and found[0]["prefill"]["operations"]
+    assert found[2]["prefill"]["predicted_mlp_speedup"] is None is found[2]["prefill"]["estimated_speedup"]
+    assert found[2]["decode"]["predicted_mlp_speedup"] > 0
+
+
+def test_a_picture_of_what_fits(plan, tmp_path):
+    dense, *others = plan.variants
+    draw_plan(replace(plan, variants=(without(dense, "prefill"), *others)), tmp_path / "some.png")
+    draw_plan(replace(plan, variants=[without(v, "prefill") for v in plan.variants]), tmp_path / "one.png")
+    draw_plan(replace(plan, variants=[without(v, "decode") for v in plan.variants]), tmp_path / "other.png")
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("some", "one", "other")}) == 3
+
+
+def test_interpolated_mlps_are_told_in_one_line(plan):
+    mlps = plan.dense.decode.mlps[0]
+    phase = replace(plan.dense.decode, mlps=(mlps, replace(mlps, count=7, interpolated=True)))
+    told = format_plan(replace(plan, variants=(replace(plan.dense, decode=phase),)))
+    assert "dense decode, 7 layers of other ranks: interpolated between these" in told
+    assert "dense decode, 7 layers:" not in told
+    assert phase.longest is mlps
+
+
 def test_json_holds_the_figures(plan):
     found = json.loads(json.dumps(to_dict(plan)))
     assert (found["kind"], found["target"], found["cores_per_rank"]) == ("prediction", "trn2", 2)
     assert found["assumed"] == {"exchange_ms": 0.01} and found["notes"] == plan.notes
+    assert found["dense"] == DENSE_LAYERS
     assert [variant["ratio"] for variant in found["variants"]] == [None, 0.1, 0.3]
     for variant, entry in zip(plan.variants, found["variants"], strict=True):
         assert entry["parameters"] == variant.parameters and entry["fits_hbm"]
-        for phase, total in ((variant.prefill, "ttft_bound_ms"), (variant.decode, "tpot_bound_ms")):
+        for phase, total in ((variant.prefill, "ttft_estimate_ms"), (variant.decode, "tpot_estimate_ms")):
             times = entry[phase.name]
             bounds = sum(operation["bound_ms"] for operation in times["operations"])
             assert (
@@ -132,7 +193,13 @@ def test_json_holds_the_figures(plan):
             )
             mlps = sum(mlps["layers"] * mlps["predicted_ms"] for mlps in times["mlps"])
             assert mlps == pytest.approx(times["predicted_mlp_ms"])
-            assert 0 < times["mlp_utilisation"] < 1 and times["floor_ms"] <= times[total]
+            assert 0 < times["mlp_utilisation"] < 1 and times["refusal"] is None
+            bound = times[total.replace("estimate", "bound")]
+            assert bound == pytest.approx(times["mlp_floor_ms"] + bounds) == pytest.approx(1e3 * phase.floor)
+            assert bound <= times[total] and candidate_names(times) == [c.kernel for c in phase.mlps[0].candidates]
+            (mlps,) = times["mlps"]
+            assert mlps["left_to_compiler_by_export"] == (variant.ratio is None) and not mlps["interpolated"]
+            assert [c["complete"] for c in mlps["candidates"]] == [c.complete for c in phase.mlps[0].candidates]
             candidate = times["mlps"][0]["candidates"][0]
             assert candidate["kernel"] == times["mlps"][0]["kernel"] and candidate["plans"]
     prefill = found["variants"][0]["prefill"]

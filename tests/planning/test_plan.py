@@ -14,14 +14,20 @@
 """Plans of tiny models: ranks, sizes, kernels, and how times add up."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from optimum_neuronmm.errors import NeuronMMError
-from optimum_neuronmm.neuron.form import EXCHANGE_SECONDS, SHARDED, Form
-from optimum_neuronmm.planning import Deployment, plan, plan_model, read_model
+from optimum_neuronmm.kernels import Spec, matmul
+from optimum_neuronmm.kernels.latency import predict
+from optimum_neuronmm.kernels.latency.constants import constants_of
+from optimum_neuronmm.neuron.compilation import bandwidth_of
+from optimum_neuronmm.neuron.form import EXCHANGE_SECONDS, SHARDED, Form, forms_of
+from optimum_neuronmm.neuron.selection import DENSE_LAYERS, Candidate
+from optimum_neuronmm.planning import Deployment, interpolation, plan, plan_model, read_model, step
 from optimum_neuronmm.planning.roofline import operations
 from optimum_neuronmm.ranks import DENSE, uniform_rank
 
@@ -41,16 +47,19 @@ def ranked(monkeypatch):
 
     def rank_kernels(form, rows, dtype, target, cores):
         rank_kernels.asked.append((form, rows))
-        found = SimpleNamespace(
+        found = replace(
+            base,
             seconds=rows * (1.0 if form.gate is None else 0.5),
             floor=rows * 0.25,
             busy={"TensorE": 2.0, "DMA": 1.0},
             flops=10,
             notes=("a note",),
         )
-        return [SimpleNamespace(kernel="mlp", calls=(), prediction=found)], {"mlp_decode": "too many rows"}
+        ways = [Candidate("mlp", (), found, complete=rows not in rank_kernels.incomplete)]
+        return ways, {"mlp_decode": "too many rows"}
 
-    rank_kernels.asked = []
+    base = predict(matmul, Spec((32, 96)), Spec((96, 32)))
+    rank_kernels.asked, rank_kernels.incomplete = [], ()
     monkeypatch.setattr(plan, "rank_kernels", rank_kernels)
     return rank_kernels
 
@@ -155,6 +164,7 @@ def test_notes_are_there_once(llama, ranked):
     notes = plan_model(llama, SHORT, [0.1, 0.3], **QUICK).notes
     assert notes.count("a note") == 1 and len(notes) == len(set(notes))
     assert plan.UNIFORM in notes and plan.BOUNDS in notes and plan.NOT_PREDICTED in notes
+    assert DENSE_LAYERS in notes and "leaves dense layers to the compiler" in DENSE_LAYERS
     assert plan.EXCHANGES not in notes and plan.UNIFORM not in plan_model(llama, SHORT).notes
     parallel = plan_model(llama, Deployment(sequence_length=160, tensor_parallel_size=2)).notes
     assert plan.EXCHANGES in parallel and "assumed" in plan.EXCHANGES
@@ -163,10 +173,103 @@ def test_notes_are_there_once(llama, ranked):
     )
 
 
-def test_separate_products_of_few_rows_are_not_predicted_whole(llama, ranked, monkeypatch):
-    monkeypatch.setattr(plan, "SEPARATE", "mlp")  # what everything is computed by here
+def test_separate_products_of_few_rows_are_not_predicted_whole(llama, ranked):
+    ranked.incomplete = (1,)
     found = plan_model(llama, SHORT).dense
-    assert plan.SEPARATELY in found.decode.notes and plan.SEPARATELY not in found.prefill.notes
+    assert step.SEPARATELY in found.decode.notes and step.SEPARATELY not in found.prefill.notes
+
+
+def test_ratios_of_equal_ranks_are_told(llama, ranked):
+    notes = plan_model(llama, SHORT, [0.1, 0.3, 0.35], **QUICK).notes
+    assert plan.EQUAL_RANKS.format("0.3 and 0.35") in notes
+    told = plan.EQUAL_RANKS.partition("{")[0]
+    assert not any(note.startswith(told) for note in plan_model(llama, SHORT, [0.1, 0.3], **QUICK).notes)
+
+
+def test_layouts_are_chosen_as_an_export_does(llama, ranked, monkeypatch):
+    """By the machine's bandwidth, of which the rest of a plan uses what the model of the engines lets transfers reach."""
+    asked = []
+    monkeypatch.setattr(plan, "forms_of", lambda *a: asked.append(a[-1]) or forms_of(*a))
+    on = Deployment("trn2", sequence_length=160, tensor_parallel_size=2)
+    plan_model(llama, on)
+    config = SimpleNamespace(logical_nc_config=on.cores, torch_dtype=on.torch_dtype, target="trn2")
+    assert asked == [bandwidth_of(config)]
+    assert on.bandwidth == on.cores * constants_of(on.machine).saturated != asked[0] * on.itemsize
+
+
+TOO_LARGE = {
+    "mlp": "MLP: no block sizes fit; at best, strips of activations are 70 bytes per partition too large: leave it",
+    "mlp_decode": "MLP decode: at most 128 rows, got 160: use `mlp`",
+    "matmul": "X W: no block sizes fit; at best, blocks of w are 7 bytes per partition too large: leave it",
+}
+
+
+def test_a_step_that_no_kernel_fits_leaves_the_other(llama, ranked, monkeypatch):
+    monkeypatch.setattr(
+        plan, "rank_kernels", lambda form, rows, *a: ([], TOO_LARGE) if rows == 160 else ranked(form, rows, *a)
+    )
+    dense, compressed = plan_model(llama, SHORT, [0.3], **QUICK).variants
+    for variant in (dense, compressed):
+        assert variant.decode.refusal is None and variant.decode.seconds > 0
+        told = variant.prefill.refusal
+        assert "no kernel for an MLP of 160 rows" in told
+        assert told.endswith("the nearest is matmul, whose blocks of w are 7 bytes per partition too large")
+
+
+def test_a_refusal_without_bytes_is_told_whole(llama, ranked, monkeypatch):
+    refusals = {"mlp_decode": "at most 128 rows"}
+    monkeypatch.setattr(
+        plan, "rank_kernels", lambda form, rows, *a: ([], refusals) if rows == 160 else ranked(form, rows, *a)
+    )
+    assert plan_model(llama, SHORT).dense.prefill.refusal.endswith("mlp_decode: at most 128 rows")
+
+
+def with_ranks(model, ranks):
+    """The model, compressed to (gate, up, down) of each layer; None leaves a projection dense."""
+    names = ("gate_proj", "up_proj", "down_proj")
+    modules = {
+        f"model.layers.{layer}.mlp.{name}": {"rank": rank}
+        for layer, found in enumerate(ranks)
+        for name, rank in zip(names, found, strict=True)
+        if rank is not None
+    }
+    return replace(model, modules=modules)
+
+
+def test_of_many_different_mlps_a_few_are_predicted(config_only, ranked):
+    layers = 60
+    model = read_model(config_only(num_hidden_layers=layers))
+    ranks = [(32 * (n + 1),) * 3 for n in range(layers - 10)] + [(32 * (n + 1), None, None) for n in range(10)]
+    found = plan_model(with_ranks(model, ranks), SHORT)
+    _, compressed = found.variants
+    asked = {form for form, _ in ranked.asked}
+    assert len(asked) <= 1 + interpolation.FEW + 2 and len(ranked.asked) == 2 * len(asked)
+    for phase in compressed.phases:
+        assert len(phase.mlps) == layers and {m.form for m in phase.mlps if not m.interpolated} == asked - {
+            found.dense.decode.mlps[0].form
+        }
+        assert not phase.longest.interpolated
+        assert phase.mlp_seconds == pytest.approx(layers * phase.rows * 0.5)
+    told = plan.INTERPOLATED.format(len(asked) - 1, layers)
+    assert told in found.notes
+    few = plan_model(with_ranks(model, [(32 * (n % 8 + 1),) * 3 for n in range(layers)]), SHORT)
+    assert not any(m.interpolated for m in few.variants[1].decode.mlps) and told not in few.notes
+
+
+def test_where_neighbours_have_no_kernel_an_mlp_is_predicted_itself(config_only, ranked, monkeypatch):
+    model = read_model(config_only(num_hidden_layers=20))
+    ends = (32, 640)
+    monkeypatch.setattr(
+        plan,
+        "rank_kernels",
+        lambda form, rows, *a: (
+            ([], TOO_LARGE) if rows == 160 and form.gate not in (None, *ends) else ranked(form, rows, *a)
+        ),
+    )
+    found = plan_model(with_ranks(model, [(32 * (n + 1),) * 3 for n in range(20)]), SHORT).variants[1]
+    assert found.decode.refusal is None and found.prefill.refusal
+    refused = [mlps for mlps in found.prefill.mlps if not mlps.candidates]
+    assert len(refused) == 18 and not any(mlps.interpolated for mlps in refused)
 
 
 @pytest.mark.parametrize("label", ["0.3", "0.30", "3e-1", "dense"])
@@ -216,11 +319,6 @@ def test_shapes_that_fit_no_plan_are_told_why(llama, monkeypatch):
         plan_model(llama, SHORT)
 
 
-def test_more_rows_than_there_can_be_is_no_defect(llama):
-    with pytest.raises(NeuronMMError, match="no kernel for an MLP of 1099511627776 rows"):
-        plan_model(llama, Deployment(batch_size=2**20, sequence_length=2**20))
-
-
 def test_the_model_of_the_engines_predicts(config_only):
     """Nothing in its place, at sizes where the weights count."""
     model = read_model(config_only(hidden_size=512, intermediate_size=2048))
@@ -230,8 +328,8 @@ def test_the_model_of_the_engines_predicts(config_only):
         for phase in variant.phases:
             (mlps,) = phase.mlps
             assert mlps.count == 3 and phase.mlp_seconds >= phase.mlp_floor > 0
-            times = [candidate.prediction.seconds for candidate in mlps.candidates]
-            assert mlps.seconds == min(times) and len(times) + len(mlps.refusals) == 4
+            times = [candidate.prediction.seconds for candidate in mlps.candidates if candidate.complete]
+            assert mlps.seconds == min(times) and len(mlps.candidates) + len(mlps.refusals) == 4
         assert variant.prefill.mlp_seconds > variant.decode.mlp_seconds
     assert found.variants[1].decode.mlp_seconds < found.dense.decode.mlp_seconds
 
@@ -251,4 +349,17 @@ def test_eighty_layers_take_less_than_twenty_seconds(config_only):
     model = read_model(config_only(**sizes, vocab_size=128256, num_hidden_layers=80))
     found = plan_model(model, Deployment(batch_size=4, tensor_parallel_size=8), [0.05, 0.1, 0.2])
     assert found.model.parameters == 70_553_706_496
+    assert time.process_time() - begin < 20
+
+
+@pytest.mark.slow
+def test_eighty_layers_of_different_ranks_take_less_than_twenty_seconds(config_only):
+    """The sizes of Llama 3 70B, each rank of 24 to 46 blocks in another order, in seconds of this process."""
+    begin = time.process_time()
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8}
+    model = read_model(config_only(**sizes, vocab_size=128256, num_hidden_layers=80))
+    ranks = [tuple(128 * (24 + layer * step % 23) for step in (1, 5, 7)) for layer in range(80)]
+    ranks = [(gate, up, down + 128 * (layer // 23)) for layer, (gate, up, down) in enumerate(ranks)]
+    found = plan_model(with_ranks(model, ranks), Deployment())
+    assert len(found.variants[1].decode.mlps) == 80
     assert time.process_time() - begin < 20

@@ -1,0 +1,152 @@
+# Copyright 2026 The optimum-neuronmm authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One step of a model: its MLPs as predicted, and everything else as bounds."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from ..kernels.latency import Prediction
+from ..neuron.form import EXCHANGE_SECONDS, Form
+from ..neuron.selection import Candidate, no_kernel, predict_calls
+from .roofline import Operation
+
+
+PREFILL, DECODE = "prefill", "decode"
+SEPARATELY = "with separate products of few rows, the compiler lowers the product of gate and up: that is not predicted, and comes on top"
+_LACKING = re.compile(r"at best, (.+ are (\d+) bytes per partition too large)")
+
+
+@dataclass(frozen=True)
+class Mlps:
+    """The MLPs of one form in a step.
+
+    Attributes:
+        form: of each. count: of layers that have it.
+        candidates: ways to compute one, in the order of `neuron.selection.in_order`; empty where no kernel fits.
+        refusals: kernel -> why it cannot be used.
+        interpolated: between those of MLPs with other ranks, see `interpolation`; then there are no calls and no plans.
+    """
+
+    form: Form
+    count: int
+    candidates: tuple[Candidate, ...]
+    refusals: dict[str, str]
+    interpolated: bool = False
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+    @property
+    def seconds(self) -> float:
+        """Predicted for one layer, with its exchanges, whose time is assumed."""
+        return self.best.prediction.seconds + self.form.collectives * EXCHANGE_SECONDS
+
+    def trace(self) -> Prediction:
+        """The prediction of the best with the events of its timeline."""
+        return predict_calls(self.best.calls, record=True)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of the model: a prefill (its time bounds TTFT) or the decoding of a token (TPOT).
+
+    Times are there where `refusal` is None.
+
+    Attributes:
+        name: PREFILL or DECODE. rows: of hidden states.
+        mlps: predicted. operations: everything else, as bounds.
+    """
+
+    name: str
+    rows: int
+    mlps: tuple[Mlps, ...]
+    operations: tuple[Operation, ...]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there is no time: of an MLP that no kernel fits, the kernel that comes nearest, and what it lacks."""
+        refused = next((mlps for mlps in self.mlps if not mlps.candidates), None)
+        return refused and f"there is {no_kernel(refused.form, self.rows, _nearest(refused.refusals))}"
+
+    @property
+    def longest(self) -> Mlps:
+        """Those of the most layers, of those that are predicted themselves."""
+        return max((mlps for mlps in self.mlps if not mlps.interpolated), key=lambda mlps: mlps.count)
+
+    @property
+    def mlp_seconds(self) -> float:
+        """Predicted for all layers."""
+        return sum(mlp.count * mlp.seconds for mlp in self.mlps)
+
+    @property
+    def mlp_floor(self) -> float:
+        """Seconds that no schedule of the same kernels can beat, all layers."""
+        exchanges = sum(mlp.count * mlp.form.collectives for mlp in self.mlps) * EXCHANGE_SECONDS
+        return sum(mlp.count * mlp.best.prediction.floor for mlp in self.mlps) + exchanges
+
+    @property
+    def mlp_flops(self) -> int:
+        """Of one core, transposes apart."""
+        return sum(mlp.count * mlp.best.prediction.flops for mlp in self.mlps)
+
+    @property
+    def mlp_bound_by(self) -> str:
+        """The engine that works longest, in all layers together."""
+        busy = Counter()
+        for mlp in self.mlps:
+            for engine, seconds in mlp.best.prediction.busy.items():
+                busy[engine] += mlp.count * seconds
+        return max(busy, key=busy.get)
+
+    @property
+    def rest_seconds(self) -> float:
+        """A bound of everything that is not an MLP."""
+        return sum(operation.seconds for operation in self.operations)
+
+    @property
+    def seconds(self) -> float:
+        """An estimate of the whole step: MLPs as predicted, and the rest at its bound."""
+        return self.mlp_seconds + self.rest_seconds
+
+    @property
+    def floor(self) -> float:
+        """A bound of the whole step with these kernels: MLPs at their floor, and the rest at its bound."""
+        return self.mlp_floor + self.rest_seconds
+
+    @property
+    def bound_by(self) -> str:
+        """The part that takes longest, and what bounds that."""
+        longest = max(self.operations, key=lambda operation: operation.seconds)
+        if self.mlp_seconds >= longest.seconds:
+            return f"MLP ({self.mlp_bound_by})"
+        return f"{longest.name} ({longest.bound_by})"
+
+    @property
+    def notes(self) -> list[str]:
+        """Of the predictions: why one is void, or outside of what the model was checked on."""
+        best = [mlp.best for mlp in self.mlps if mlp.candidates]
+        notes = [note for candidate in best for note in candidate.prediction.notes]
+        notes += [SEPARATELY] if not all(candidate.complete for candidate in best) else []
+        return list(dict.fromkeys(notes))
+
+
+def _nearest(refusals: dict[str, str]) -> list[str]:
+    """Of reasons, the one that lacks the fewest bytes, in short."""
+    lacking = {kernel: found for kernel, reason in refusals.items() if (found := _LACKING.search(reason))}
+    if not lacking:
+        return [f"{kernel}: {reason}" for kernel, reason in refusals.items()]
+    kernel = min(lacking, key=lambda name: int(lacking[name][2]))
+    return [f"the nearest is {kernel}, whose {lacking[kernel][1]}"]
