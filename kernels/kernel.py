@@ -248,7 +248,7 @@ def _quickest(
     ]
     if len(plans) == 1:
         return plans[0]
-    from .latency.prediction import quickest  # it runs kernels
+    from .latency.choice import quickest  # it runs kernels
 
     return quickest(kernel, {name: Spec(shape, dtype) for name, shape in shapes}, dict(settings), machine, plans)
 

@@ -20,14 +20,12 @@ from ..simulator import simulate
 from ..simulator.trace import Trace
 from .checked import notes
 from .constants import Constants, constants_of
-from .dma import CALIBRATED, PICTURE, Curve
+from .dma import CALIBRATED, Curve
 from .instructions import Costs
 from .timeline import schedule
-from .work import PRUDENCE
 
 
 FLOAT32_PASSES = 4  # of the tensor engine
-EQUAL = 0.003  # of the predicted time: less says nothing
 
 
 @dataclass(frozen=True)
@@ -166,23 +164,3 @@ def predict_trace(
         plans=plans,
         events=tuple(timeline.events),
     )
-
-
-def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: list):
-    """Of the plans of a call the one of least predicted time.
-
-    Plans that are about as quick are compared by what they would take if each run had its price (`dma.PICTURE`) as well, and of those that are equal then the one that moves the fewest bytes is taken.
-    """
-    call = {**dict.fromkeys(kernel.absent), **tensors, **settings}
-    constants = constants_of(machine)
-    traces = [simulate(kernel, **call, target=machine, plan=plan, dry=True).trace for plan in plans]
-    seconds = [schedule(trace, Costs(machine, constants, CALIBRATED)).seconds for trace in traces]
-    close = [n for n, time in enumerate(seconds) if time <= (1 + PRUDENCE) * min(seconds)]
-    if len(close) == 1:
-        return plans[close[0]]
-    prudent = {}
-    for n in close:
-        by_descriptor = schedule(traces[n], Costs(machine, constants, PICTURE)).seconds
-        prudent[n] = (1 - PRUDENCE) * seconds[n] + PRUDENCE * by_descriptor
-    equal = [n for n in close if prudent[n] <= (1 + EQUAL) * min(prudent.values())]
-    return plans[min(equal, key=lambda n: (traces[n].hbm_bytes, prudent[n]))]

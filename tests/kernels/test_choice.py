@@ -19,10 +19,11 @@ import random
 import pytest
 
 from optimum_neuronmm.kernels import Plan, PlanError, get_machine, planners, simulate
+from optimum_neuronmm.kernels.latency.choice import EQUAL, PRUDENCE
 from optimum_neuronmm.kernels.latency.constants import constants_of
 from optimum_neuronmm.kernels.latency.dma import CALIBRATED, PICTURE
 from optimum_neuronmm.kernels.latency.instructions import Costs
-from optimum_neuronmm.kernels.latency.prediction import EQUAL, PRUDENCE, predict
+from optimum_neuronmm.kernels.latency.prediction import predict
 from optimum_neuronmm.kernels.latency.timeline import schedule
 from optimum_neuronmm.kernels.latency.work import rates_of
 from optimum_neuronmm.kernels.search import Search, Stage, _ranked, strips
