@@ -214,7 +214,12 @@ def download(model: str, revision: str | None = None, cache_dir: str | None = No
         ) from error
 
 
-def _read_config(directory: Path, name: str, trust_remote_code: bool) -> PretrainedConfig:
+def read_config_json(directory: Path, name: str) -> dict:
+    """What config.json of a model holds.
+
+    Raises:
+        NeuronMMError: there is none, or it holds no JSON object.
+    """
     path = directory / "config.json"
     if not os.path.isfile(path):
         raise NeuronMMError(f"{name} has no config.json. Expected the directory of a Hugging Face model.")
@@ -226,6 +231,11 @@ def _read_config(directory: Path, name: str, trust_remote_code: bool) -> Pretrai
         raise NeuronMMError(f"{path} could not be read: {error.strerror}.") from error
     if not isinstance(raw, dict):
         raise NeuronMMError(f"{path} must hold a JSON object, got {type(raw).__name__}.")
+    return raw
+
+
+def _read_config(directory: Path, name: str, trust_remote_code: bool) -> PretrainedConfig:
+    raw = read_config_json(directory, name)
     quantization = raw.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization

@@ -13,7 +13,6 @@
 # limitations under the License.
 """The sizes of a model, from its config.json. No weight is read, and none is made."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..configuration import QUANT_METHOD
 from ..errors import NeuronMMError
 from ..families import Family, family_of
 from ..ranks import Shape
+from ..source import read_config_json
 from .sizes import check_defaults, check_sizes
 
 
@@ -117,7 +117,7 @@ def read_model(model: str | Path, revision: str | None = None, cache_dir: str | 
     if not name.strip():
         raise NeuronMMError(f"expected a model: a directory with config.json, or a Hub id, got {name!r}.")
     folder = Path(model) if os.path.isdir(model) else _fetch(name, revision, cache_dir)
-    raw = _read_json(folder / "config.json", name)
+    raw = read_config_json(folder, name)
     if not isinstance(raw.get("model_type"), str):
         raise NeuronMMError(f"config.json of {name} has no model_type. Expected that of a Hugging Face model.")
     family_of(SimpleNamespace(**raw))  # before transformers reads it, which does not know every type
@@ -169,20 +169,6 @@ def _fetch(name: str, revision: str | None, cache_dir: str | None) -> Path:
             f"{name} is neither a directory nor a Hub model that could be fetched ({type(error).__name__}). Check the "
             "spelling, the connection and, for gated models, that you are logged in (hf auth login)."
         ) from error
-
-
-def _read_json(path: Path, name: str) -> dict:
-    if not path.is_file():
-        raise NeuronMMError(f"{name} has no config.json. Expected the directory of a Hugging Face model.")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise NeuronMMError(f"{path} is not valid JSON: {error}.") from error
-    except OSError as error:
-        raise NeuronMMError(f"{path} could not be read: {error.strerror}.") from error
-    if not isinstance(raw, dict):
-        raise NeuronMMError(f"{path} must hold a JSON object, got {type(raw).__name__}.")
-    return raw
 
 
 def _factorised(raw: dict, name: str) -> dict[str, dict]:
