@@ -18,12 +18,9 @@ wait for operands, the sharing of ports between engines, and for a DMA everythin
 engine, and no latency.
 """
 
-from .engines import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
+from .engines import DMA, GPSIMD, MINIMUM, SCALAR, TENSOR, VECTOR
 from .machine import Machine
 from .simulator.trace import Instruction, Loop, Operand, Trace
-
-
-MINIMUM = 64  # cycles of most instructions, however small the tile
 
 
 def _columns(matmul: Instruction) -> int:

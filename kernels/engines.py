@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The engines of a NeuronCore, by the names that the documentation gives them."""
+"""The engines of a NeuronCore, by the names that the documentation gives them, and what holds for all but DMA."""
 
 TENSOR, VECTOR, SCALAR, GPSIMD, DMA = "TensorE", "VectorE", "ScalarE", "GpSimdE", "DMA"
+MINIMUM = 64  # cycles of most instructions, however small the tile

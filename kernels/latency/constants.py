@@ -18,7 +18,7 @@
 
 from dataclasses import dataclass
 
-from ..machine import Machine
+from ..machine import MACHINES, Machine
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,14 @@ class Constants:
     notes: tuple[str, ...] = ()
 
 
-CALIBRATED = Constants(matmul_overhead=69.0, saturated=221e9, short=103e9)
 CALIBRATED_ON = "trn1"
+CALIBRATED = Constants(matmul_overhead=69.0, saturated=MACHINES[CALIBRATED_ON].dma_measured, short=103e9)
 
 
 def constants_of(machine: Machine) -> Constants:
     """The calibrated constants, scaled to the DMA bandwidth of a machine that nothing was published for."""
     if machine.name == CALIBRATED_ON:
         return CALIBRATED
-    from ..machine import MACHINES
-
     scale = machine.dma_bandwidth / MACHINES[CALIBRATED_ON].dma_bandwidth
     return Constants(
         matmul_overhead=CALIBRATED.matmul_overhead,

@@ -20,7 +20,7 @@ thousands of candidates. Lower bounds: biases and what is filled with zeros are 
 from collections import Counter
 from functools import lru_cache
 
-from ..engines import DMA, SCALAR, TENSOR, VECTOR
+from ..engines import DMA, MINIMUM, SCALAR, TENSOR, VECTOR
 from ..machine import Machine
 from ..tiling import Blocks, F, P, cut, tiles
 from .constants import Constants, constants_of
@@ -28,7 +28,6 @@ from .dma import CALIBRATED, PICTURE, Curve
 
 
 PRUDENCE = 0.1  # weight of the curve by descriptors, see `dma`
-MINIMUM = 64  # cycles of most instructions, however small the tile
 
 
 class Rates:
