@@ -27,8 +27,8 @@ class Constants:
 
     Attributes:
         matmul_overhead: cycles of TensorE for each instruction beside its columns. Calibrated.
-        saturated: bytes per second of all DMA engines together, in runs of at least 4 KiB. Calibrated.
-        short: the same in runs of at most 1 KiB. Calibrated.
+        saturated: bytes per second of all DMA engines together, in transfers of at least 4 KiB to each partition. Calibrated.
+        short: the same in transfers of at most 1 KiB. What counts as length is the curve's matter (`dma`). Calibrated.
         overhead: cycles of VectorE, ScalarE and GpSimdE for each instruction beside its elements. The documentation says 60 to
             100 for small or dependent instructions; the middle is assumed.
         notes: what makes a prediction by these constants less than checked.
