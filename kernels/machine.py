@@ -252,14 +252,3 @@ def get_machine(target: "str | Machine") -> Machine:
     if not isinstance(target, str) or target not in MACHINES:
         raise KernelError(f"unknown target {target!r}: expected one of {', '.join(MACHINES)}, or a Machine")
     return MACHINES[target]
-
-
-def get_instance(name: str) -> Instance:
-    """The instance of a name, such as `trn1.32xlarge`.
-
-    Raises:
-        KernelError: there is none of that name.
-    """
-    if not isinstance(name, str) or name not in INSTANCES:
-        raise KernelError(f"unknown instance {name!r}: expected one of {', '.join(INSTANCES)}")
-    return INSTANCES[name]

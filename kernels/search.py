@@ -32,6 +32,7 @@ from .tiling import Blocks, F, P, cut, tiles
 
 SPARE = 0.25  # what a second of DMA costs where another engine is busier
 SOON = 2.5e-6  # seconds: a first transfer that is there by then keeps nobody waiting
+BANKS = 8  # of PSUM, on every machine
 DEPTHS = (256, 512, 1024)  # of transfers that stay on chip while tiles are summed abreast
 
 
@@ -148,7 +149,7 @@ class Stage:
                 groups = [g for g in groups if g % self.produces == 0 or g == 1]
                 yield Blocks(width, depth, groups[-1], partial=not whole)
             if self.form == "columns" and not whole and len(self.contractions) == 1 and depth in DEPTHS:
-                abreast = 8 // -(-self.M // F)
+                abreast = BANKS // -(-self.M // F)
                 if abreast and abreast < tiles(width):
                     yield Blocks(width, depth, abreast=abreast)
 

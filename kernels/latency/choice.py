@@ -28,7 +28,8 @@ EQUAL = 0.003  # of the predicted time: less says nothing
 def quickest(kernel, tensors: dict, settings: dict, machine: Machine, plans: list):
     """Of the plans of a call the one of least predicted time.
 
-    Plans that are about as quick are compared by what they would take if each run had its price (`dma.PICTURE`) as well, and of those that are equal then the one that moves the fewest bytes is taken.
+    Plans that are about as quick are compared by what they would take if each run had its price (`dma.PICTURE`) as well. Of
+    those that are then equal, the one that moves the fewest bytes is taken.
     """
     call = {**dict.fromkeys(kernel.absent), **tensors, **settings}
     constants = constants_of(machine)
