@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from optimum_neuronmm.kernels import PlanError
 from optimum_neuronmm.kernels.kernel import _quickest
-from optimum_neuronmm.kernels.latency import prediction
+from optimum_neuronmm.kernels.latency import choice
 
 
 pytestmark = pytest.mark.simulation
@@ -52,7 +52,7 @@ def any_named():
     count = iter(range(10**9))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            prediction, "quickest", lambda kernel, tensors, settings, machine, plans: plans[next(count) % len(plans)]
+            choice, "quickest", lambda kernel, tensors, settings, machine, plans: plans[next(count) % len(plans)]
         )
         _quickest.cache_clear()
         try:
