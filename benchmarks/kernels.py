@@ -46,7 +46,8 @@ from optimum_neuronmm.kernels import (
     mlp_up,
     simulate,
 )
-from optimum_neuronmm.kernels.cost import busy, padding
+from optimum_neuronmm.kernels.cost import padding
+from optimum_neuronmm.kernels.latency.instructions import documented
 
 
 if not __package__:  # run as a file
@@ -72,7 +73,7 @@ SHARDS = {  # H, I of one rank, r: U, and what was gathered of X U, are whole on
 
 def counted(run) -> dict:
     """The columns that every kernel has, of a simulation."""
-    seconds = busy(run.trace, run.machine)
+    seconds = documented(run.machine).busy(run.trace)
     plans = run.plan if isinstance(run.plan, tuple) else (run.plan,)
     return {
         "B_M": "/".join(str(plan.B_M) for plan in plans),
@@ -206,7 +207,7 @@ def mlp_section(results: Results) -> None:
         known = sum(whole.trace.bytes_of(name) for name in {*mlp.tensors, "y"})
         results.goal("HBM tensors beside arguments and result", len(between), "=", 0)
         results.goal("HBM MB of anything else", (whole.hbm_bytes - known) / 1e6, "=", 0)
-        seconds = busy(whole.trace, whole.machine)
+        seconds = documented(whole.machine).busy(whole.trace)
         other = max((engine for engine in seconds if engine != "TensorE"), key=seconds.get)
         results.goal(f"ms that {other}, the next engine, is busy", 1e3 * seconds[other], "<", 1e3 * seconds["TensorE"])
         results.goal("padding, %", 100 * padding(whole.trace), "<", 2)
@@ -238,7 +239,7 @@ def decode_section(results: Results) -> None:
         run = dry(mlp_decode, *mlp_tensors(M, H, I, r))
         row = {"model": model, "ratio": ratio, "r": r, "rows": M, "weights MB": weights / 1e6}
         if run:
-            seconds = busy(run.trace, run.machine)
+            seconds = documented(run.machine).busy(run.trace)
             row |= {
                 "HBM MB": run.hbm_bytes / 1e6,
                 "over weights %": 100 * (run.hbm_bytes / weights - 1),

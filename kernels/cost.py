@@ -13,14 +13,12 @@
 # limitations under the License.
 """What an instruction costs, from its entry in a trace: the cycles that the documentation of `nki.isa` states.
 
-`busy` adds them up for each engine, as if nothing ever waited. It leaves out the fixed overhead of an instruction, the
-wait for operands, the sharing of ports between engines, and for a DMA everything but its bytes: it is a floor for each
-engine, and no latency.
+They are a floor: without the fixed overhead of an instruction, the wait for operands, and the sharing of ports between
+engines. `latency.instructions` adds the first, `latency.timeline` the others.
 """
 
-from .engines import DMA, GPSIMD, MINIMUM, SCALAR, TENSOR, VECTOR
-from .machine import Machine
-from .simulator.trace import Instruction, Loop, Operand, Trace
+from .engines import DMA, MINIMUM, TENSOR
+from .simulator.trace import Instruction, Operand, Trace
 
 
 def _columns(matmul: Instruction) -> int:
@@ -43,7 +41,7 @@ def _at_full_rate(instruction: Instruction) -> bool:
 
 
 def cycles(instruction: Instruction) -> float:
-    """Cycles that an instruction keeps its engine busy; a DMA has none, see `busy`."""
+    """Cycles that an instruction keeps its engine busy; a DMA has none."""
     name, reads = instruction.name, instruction.reads
     if instruction.engine == DMA:
         return 0
@@ -59,26 +57,6 @@ def cycles(instruction: Instruction) -> float:
     if name in ("nc_transpose", "activation", "tensor_copy"):
         return max(MINIMUM, reads[0].elements)
     raise ValueError(f"no cost is known for the instruction {name} on {instruction.engine}")
-
-
-def busy(trace: Trace, machine: Machine) -> dict[str, float]:
-    """Seconds that one core keeps each engine busy. DMA: bytes over the bandwidth that one core can expect."""
-    clocks = {
-        TENSOR: machine.tensor_clock,
-        VECTOR: machine.vector_clock,
-        SCALAR: machine.scalar_clock,
-        GPSIMD: machine.gpsimd_clock,
-    }
-    seconds = dict.fromkeys((*clocks, DMA), 0.0)
-    for part in trace.body:
-        programs = part.trips if isinstance(part, Loop) and part.kind == "program" else 1  # each on a core of its own
-        for instruction, times in Trace([part], []).instructions():
-            if instruction.engine == DMA:
-                spent = instruction.hbm_bytes / machine.bandwidth
-            else:
-                spent = cycles(instruction) / clocks[instruction.engine]
-            seconds[instruction.engine] += spent * times / programs
-    return seconds
 
 
 def padding(trace: Trace) -> float:

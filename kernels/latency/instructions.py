@@ -18,7 +18,7 @@ from ..engines import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
 from ..machine import Machine
 from ..simulator.trace import Instruction, Loop, Trace
 from .constants import Constants
-from .dma import Curve
+from .dma import FLAT, Curve
 
 
 class Costs:
@@ -50,3 +50,9 @@ class Costs:
             for instruction, times in Trace([part], []).instructions():
                 total[instruction.engine] += self.seconds(instruction) * times / programs
         return total
+
+
+def documented(machine: Machine) -> Costs:
+    """What the documentation alone says: cycles without overhead, and bytes over the bandwidth that one core can expect."""
+    bandwidth = machine.bandwidth
+    return Costs(machine, Constants(matmul_overhead=0, saturated=bandwidth, short=bandwidth, overhead=0), FLAT)

@@ -32,7 +32,7 @@ from benchmarks.paper_kernels import (
     up_spared,
 )
 from optimum_neuronmm.kernels import Spec, simulate
-from optimum_neuronmm.kernels.cost import busy
+from optimum_neuronmm.kernels.latency.instructions import documented
 from optimum_neuronmm.kernels.reference import low_rank_matmul, mlp_up_reference
 
 
@@ -44,7 +44,7 @@ def counted(rows: int):
     """(trace, seconds that each engine is busy) of both kernels."""
     runs = [simulate(kernel, *(Spec(shape) for shape in shapes), dry=True) for kernel, shapes in pair(rows, H, R, I)]
     trace = runs[0].trace + runs[1].trace
-    return trace, busy(trace, runs[0].machine)
+    return trace, documented(runs[0].machine).busy(trace)
 
 
 def test_counts_of_512_rows():

@@ -15,9 +15,8 @@
 
 import pytest
 
-from optimum_neuronmm.kernels import Spec, get_machine, low_rank_fused, simulate
-from optimum_neuronmm.kernels.cost import busy, cycles, padding
-from optimum_neuronmm.kernels.engines import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
+from optimum_neuronmm.kernels.cost import cycles, padding
+from optimum_neuronmm.kernels.engines import GPSIMD, SCALAR, TENSOR, VECTOR
 from optimum_neuronmm.kernels.simulator.trace import Allocation, Instruction, Loop, Operand, Trace
 
 
@@ -100,28 +99,6 @@ def test_an_unknown_instruction_is_refused():
         cycles(Instruction("range_select", VECTOR, (operand(128, 8),)))
 
 
-def test_busy_adds_up_loops_and_separates_engines():
-    trn1 = get_machine("trn1")
-    load = Instruction("load", DMA, (operand(128, 512),), hbm_read=221_000)
-    copy = Instruction("tensor_copy", SCALAR, (operand(128, 140),))
-    loops = Loop(
-        "affine",
-        10,
-        [load, Loop("affine", 7, [product(128, 128, 512)]), elementwise(operand(128, 560), operand(128, 560))],
-    )
-    seconds = busy(Trace([Loop("program", 1, [loops, copy])], []), trn1)
-    assert seconds[TENSOR] == pytest.approx(70 * 512 / 2.8e9)
-    assert seconds[VECTOR] == pytest.approx(10 * 560 / 1.12e9)
-    assert seconds[SCALAR] == pytest.approx(140 / 1.4e9)
-    assert seconds[DMA] == pytest.approx(10 * 1e-6)
-    assert seconds[GPSIMD] == 0
-
-
-def test_busy_is_of_one_core():
-    trace = Trace([Loop("program", 4, [product(128, 128, 280)])], [])
-    assert busy(trace, get_machine("trn1"))[TENSOR] == pytest.approx(1e-7)
-
-
 def test_padding():
     assert padding(Trace([product(128, 128, 512), product(128, 128, 64)], [])) == 0
     assert padding(Trace([product(64, 128, 512)], [])) == pytest.approx(1 / 2)  # half of the partitions
@@ -133,13 +110,3 @@ def test_padding():
     mixed = Trace([Loop("affine", 3, [product(128, 128, 512), product(64, 128, 512), transpose])], [])
     assert padding(mixed) == pytest.approx(1 / 4)
     assert padding(Trace([], [])) == 0
-
-
-def test_the_tensor_engine_of_a_fused_product():
-    # Whole tiles: every FLOP takes its slot, so the engine is busy for FLOPs / peak and the transposes of X.
-    result = simulate(low_rank_fused, Spec((512, 256)), Spec((256, 128)), Spec((128, 512)), dry=True)
-    transposes = (512 // 128) * (256 // 128) * 128 / 2.8e9
-    assert padding(result.trace) == 0
-    assert busy(result.trace, result.machine)[TENSOR] == pytest.approx(
-        result.flops / result.machine.flops + transposes
-    )

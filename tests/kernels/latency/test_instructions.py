@@ -16,10 +16,11 @@
 import pytest
 
 from optimum_neuronmm.kernels import Spec, get_machine, low_rank_fused, mlp_decode, simulate
+from optimum_neuronmm.kernels.cost import padding
 from optimum_neuronmm.kernels.engines import DMA, GPSIMD, SCALAR, TENSOR, VECTOR
 from optimum_neuronmm.kernels.latency.constants import Constants
 from optimum_neuronmm.kernels.latency.dma import CALIBRATED, FLAT, STEP
-from optimum_neuronmm.kernels.latency.instructions import Costs
+from optimum_neuronmm.kernels.latency.instructions import Costs, documented
 from optimum_neuronmm.kernels.simulator.trace import Allocation, Instruction, Loop, Operand, Trace
 
 
@@ -108,3 +109,20 @@ def test_busy_is_the_sum_over_the_trace(kernel):
         by_hand[instruction.engine] += times * costs.seconds(instruction)
     assert costs.busy(result.trace) == pytest.approx(by_hand)
     assert all(by_hand[engine] > 0 for engine in (TENSOR, SCALAR, VECTOR, DMA))
+
+
+def test_documented_costs_have_no_overhead_and_no_curve(machine):
+    costs = documented(machine)
+    copy = Instruction("tensor_copy", SCALAR, (operand(128, 140),), operand(128, 140))
+    assert costs.seconds(product(512)) == pytest.approx(512 / machine.tensor_clock)
+    assert costs.seconds(copy) == pytest.approx(140 / machine.scalar_clock)
+    for transfer in (load(128, 4096, 4096), load(128, 64, 64), store(1, 2, 2)):
+        assert costs.seconds(transfer) == pytest.approx(transfer.hbm_bytes / machine.bandwidth)
+
+
+def test_documented_the_tensor_engine_of_a_fused_product_takes_its_flops_and_its_transposes():
+    result = simulate(low_rank_fused, Spec((512, 256)), Spec((256, 128)), Spec((128, 512)), dry=True)
+    transposes = (512 // 128) * (256 // 128) * 128 / 2.8e9
+    assert padding(result.trace) == 0  # whole tiles
+    busy = documented(result.machine).busy(result.trace)
+    assert busy[TENSOR] == pytest.approx(result.flops / result.machine.flops + transposes)
