@@ -19,11 +19,11 @@ factorised as one matrix, they share a U: gate brings it, and up comes as None a
 
 from .beta1 import to
 from .dialect import current
+from .gated_planners import plan_gated_matmul, plan_mlp, plan_mlp_decode, plan_mlp_up
 from .kernel import kernel
 from .low_rank import entered
 from .parts import Product, columns_on_partitions, copying, project, rows_on_partitions
 from .plan import shares
-from .planners import plan_gated_matmul, plan_mlp, plan_mlp_decode, plan_mlp_up
 from .reference import gated_matmul_reference, mlp_reference, mlp_up_reference
 from .strips import Piece, Strip, load_strip
 from .tiling import P, regions, tiles

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from .dense import matmul
 from .errors import PlanError
 from .gated_mlp import mlp, mlp_up
+from .gated_planners import check_mlp
 from .kernel import KERNELS, Kernel, tensors_and_settings
 from .low_rank import low_rank_fused
-from .planners import check_mlp
 from .reference import mlp_reference
 
 

@@ -18,7 +18,7 @@ import random
 
 import pytest
 
-from optimum_neuronmm.kernels import Plan, PlanError, get_machine, planners, simulate
+from optimum_neuronmm.kernels import Plan, PlanError, get_machine, simulate, task
 from optimum_neuronmm.kernels.latency.choice import EQUAL, PRUDENCE
 from optimum_neuronmm.kernels.latency.constants import constants_of
 from optimum_neuronmm.kernels.latency.dma import CALIBRATED, PICTURE
@@ -72,9 +72,9 @@ def others(bench, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Stage, "choose", choose)
-            patch.setattr(planners, "FINALISTS", 10**9)
-            patch.setattr(planners, "SIZES", 10**9)
-            patch.setattr(planners, "BEYOND", 10**9)
+            patch.setattr(task, "FINALISTS", 10**9)
+            patch.setattr(task, "SIZES", 10**9)
+            patch.setattr(task, "BEYOND", 10**9)
             for _ in range(6):
                 found |= {plan.key: plan for plan in kernel.planner(shapes, "bfloat16", TRN1, 1)}
         plans = rng.sample(list(found.values()), min(TRIED, len(found)))
@@ -115,7 +115,7 @@ def test_of_what_the_planner_names_the_quickest_is_taken(bench, name, sizes, how
         dataclasses.replace(plan, kernel=name, shapes=tuple(shapes.items()))
         for plan in kernel.planner(shapes, "bfloat16", TRN1, 1)
     ]
-    assert 1 <= len(named) <= planners.FINALISTS and len({plan.key for plan in named}) == len(named)
+    assert 1 <= len(named) <= task.FINALISTS and len({plan.key for plan in named}) == len(named)
     chosen = kernel.plan(**specs)
     assert chosen in named
     times = {plan.key: predict(kernel, **specs, plan=plan).seconds for plan in named}
@@ -162,9 +162,9 @@ def _estimated(*found: tuple[float, int, int]) -> list:
     ],
 )
 def test_finalists(found, expected):
-    assert (planners.FINALISTS, planners.SIZES, planners.BEYOND) == (5, 3, 1.25)
+    assert (task.FINALISTS, task.SIZES, task.BEYOND) == (5, 3, 1.25)
     for turned in (found, found[::-1]):
-        named = planners._finalists(_estimated(*turned))
+        named = task._finalists(_estimated(*turned))
         assert [(plan.B_M, plan.chunk) for plan in named] == list(expected)
 
 
@@ -176,7 +176,7 @@ def test_finalists_differ_in_their_strips_and_in_more(bench, name, sizes, expect
     shapes = {key: spec.shape for key, spec in bench.specs(name, *sizes).items() if spec is not None}
     named = bench.kernel(name).planner(shapes, "bfloat16", TRN1, 1)
     rows = [plan.B_M for plan in named]
-    assert len(set(rows)) == expected < len(rows) <= planners.FINALISTS
+    assert len(set(rows)) == expected < len(rows) <= task.FINALISTS
     fixed = bench.kernel(name).planner(shapes, "bfloat16", TRN1, 1, B_M=512)
     assert {plan.B_M for plan in fixed} == {512} and len({plan.key for plan in fixed}) == len(fixed) > 1
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 import pytest
 
 from optimum_neuronmm import kernels
-from optimum_neuronmm.kernels import get_machine, planners, simulate
+from optimum_neuronmm.kernels import get_machine, simulate, task
 from optimum_neuronmm.kernels.engines import DMA, SCALAR, TENSOR, VECTOR
 from optimum_neuronmm.kernels.latency.constants import constants_of
 from optimum_neuronmm.kernels.latency.dma import CALIBRATED, PER_DESCRIPTOR, PICTURE, SEVERE
@@ -62,7 +62,7 @@ RAGGED = (
 @pytest.fixture
 def finalists(monkeypatch, kernel_specs):
     """finalists(case, ...): (plan, search that made it, rows of a core, trace) of each plan that the planner names."""
-    original, made = planners._Task._plan, {}
+    original, made = task.Task._plan, {}
 
     def keep(self, search, M, split, part):
         plan = original(self, search, M, split, part)
@@ -71,7 +71,7 @@ def finalists(monkeypatch, kernel_specs):
 
     def of(case, dtype="bfloat16", target="trn1", cores=1):
         made.clear()
-        monkeypatch.setattr(planners._Task, "_plan", keep)
+        monkeypatch.setattr(task.Task, "_plan", keep)
         kernel, machine = getattr(kernels, case[0]), get_machine(target)
         tensors = {key: spec for key, spec in kernel_specs(*case, dtype=dtype).items() if spec is not None}
         shapes = {key: spec.shape for key, spec in tensors.items()}
