@@ -17,7 +17,7 @@ They are a floor: without the fixed overhead of an instruction, the wait for ope
 engines. `latency.instructions` adds the first, `latency.timeline` the others.
 """
 
-from .engines import DMA, MINIMUM, TENSOR
+from .engines import DMA, FLOAT32_PASSES, MINIMUM, TENSOR
 from .simulator.trace import Instruction, Operand, Trace
 
 
@@ -46,7 +46,7 @@ def cycles(instruction: Instruction) -> float:
     if instruction.engine == DMA:
         return 0
     if name == "nc_matmul":
-        return _columns(instruction) * (4 if reads[0].dtype == "float32" else 1)
+        return _columns(instruction) * (FLOAT32_PASSES if reads[0].dtype == "float32" else 1)
     if name == "nc_transpose" and instruction.engine == TENSOR:
         return max(reads[0].shape[0], min(MINIMUM, reads[0].elements))
     if name == "tensor_tensor":

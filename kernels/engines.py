@@ -15,3 +15,4 @@
 
 TENSOR, VECTOR, SCALAR, GPSIMD, DMA = "TensorE", "VectorE", "ScalarE", "GpSimdE", "DMA"
 MINIMUM = 64  # cycles of most instructions, however small the tile
+FLOAT32_PASSES = 4  # of the tensor engine over a product in float32

@@ -19,7 +19,16 @@ class KernelError(ValueError):
 
 
 class PlanError(KernelError):
-    """No block sizes of this kernel fit the shape and the machine: leave the layer to the compiler."""
+    """No block sizes of this kernel fit the shape and the machine: leave the layer to the compiler.
+
+    Attributes:
+        lacking: (bytes per partition, what is too large by as many) of the block sizes that come nearest, where one buffer is
+            what does not fit.
+    """
+
+    def __init__(self, message: str, lacking: tuple[int, str] | None = None):
+        super().__init__(message)
+        self.lacking = lacking
 
 
 class SimulationError(KernelError):

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from .errors import PlanError
 from .machine import MACHINES, Machine
 from .plan import Plan
-from .search import Search, Stage
+from .search import Search
+from .stage import Stage
 from .task import Task, parts_of, sizes_of
 from .tiling import F, P, cut
 

@@ -70,10 +70,6 @@ class Machine:
         return self.psum_banks * self.psum_bank
 
     @property
-    def psum(self) -> int:
-        return self.partitions * self.psum_partition
-
-    @property
     def sbuf_budget(self) -> int:
         """Bytes per partition that a plan may hold without risking a spill."""
         return int(self.spill_fraction * self.sbuf_partition)
@@ -88,9 +84,16 @@ class Machine:
         """Peak FLOP/s of the tensor engine in bfloat16: one column of 128 x 128 multiply-adds per cycle."""
         return 2 * self.partitions * self.stationary_max * self.tensor_clock
 
+    def peak(self, dtype: str) -> float:
+        """Peak FLOP/s of the tensor engine in bfloat16 or float32."""
+        return self.float32_flops if dtype == "float32" else self.flops
+
     @property
     def bandwidth(self) -> float:
-        """Bytes per second that one core can expect of HBM: its DMA engines' limit, or its share of the chip's."""
+        """Bytes per second of HBM that one core is documented or measured to reach: of its DMA engines, or its share of the chip's.
+
+        Predictions go by `latency.constants`, where what was measured on one machine also scales the documented limits of others.
+        """
         return self.dma_measured or min(self.dma_bandwidth, self.hbm_bandwidth / self.cores)
 
 

@@ -17,7 +17,8 @@ from itertools import product
 
 from .machine import Machine
 from .plan import MatmulPlan, Plan
-from .search import Search, Stage, strips
+from .search import Search, strips
+from .stage import Stage
 from .task import Task, parts_of, sizes_of
 from .tiling import F, P, tiles
 

@@ -135,12 +135,13 @@ class Task:
             psum_banks=search.banks,
         )
 
-    def nothing_fits(self, missing: tuple[int, str] | None = None) -> PlanError:
-        lacking = f"; at best, {missing[1]} are {missing[0]} bytes per partition too large" if missing else ""
+    def nothing_fits(self, lacking: tuple[int, str] | None = None) -> PlanError:
+        at_best = f"; at best, {lacking[1]} are {lacking[0]} bytes per partition too large" if lacking else ""
         return PlanError(
             f"{self.name}: no block sizes fit {self.listed} ({self.dtype}) into {self.machine.sbuf_budget} bytes per partition"
-            f" of SBUF and {self.machine.psum_banks} banks of PSUM of {self.machine.name}{lacking}: leave the layer to the"
-            " compiler"
+            f" of SBUF and {self.machine.psum_banks} banks of PSUM of {self.machine.name}{at_best}: leave the layer to the"
+            " compiler",
+            lacking,
         )
 
 

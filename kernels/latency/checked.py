@@ -15,6 +15,7 @@
 
 from ..machine import Machine
 from ..simulator.trace import Trace
+from ..tiling import P
 from .constants import CALIBRATED_ON, Constants
 
 
@@ -24,7 +25,6 @@ CHECKED = (
 )
 FEWEST_ROWS = 1024  # a quarter of those of the published timings
 SIZES = (1024, 36864)  # of weights: a quarter of the smallest to twice the largest
-TILE = 128
 INPUTS = {"x", "xT", "x_gate", "x_up"}
 SHORT, MANY = 1024, 0.2  # bytes of a run, and the part of the bytes in shorter ones that is worth a note
 
@@ -40,10 +40,10 @@ def notes(trace: Trace, machine: Machine, constants: Constants, spills: bool, pl
     if any(i.reads[0].dtype == "float32" for i in products):
         found.append("float32: there is no published timing of it")
     # Without a plan: activations are one operand of every product, with a row in each column.
-    few = bool(products) and all(min(operand.elements for operand in i.reads) < TILE for i in products)
+    few = bool(products) and all(min(operand.elements for operand in i.reads) < P for i in products)
     rows = min((plan.M for plan in plans if getattr(plan, "M", 0)), default=1 if few else FEWEST_ROWS)
-    if rows < TILE:
-        found.append(f"less than {TILE} rows: there is no published timing of decoding")
+    if rows < P:
+        found.append(f"less than {P} rows: there is no published timing of decoding")
     elif rows < FEWEST_ROWS:
         found.append(f"less than {FEWEST_ROWS} rows: the published timings are of more")
     if any(i.name == "activation" for i, _ in trace.instructions()):

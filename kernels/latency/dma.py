@@ -26,10 +26,10 @@ contradict; `FLAT`, no loss.
 from dataclasses import dataclass
 from math import log2
 
+from ..machine import KIB
 from .constants import Constants
 
 
-KIB = 1024
 SEVERE = 256  # bytes of a run
 PER_DESCRIPTOR = 2480  # bytes, read from the picture
 EFFICIENT, SATURATES = 2 * KIB, 4 * KIB

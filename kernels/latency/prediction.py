@@ -22,10 +22,7 @@ from .checked import notes
 from .constants import Constants, constants_of
 from .dma import CALIBRATED, Curve
 from .instructions import Costs
-from .timeline import schedule
-
-
-FLOAT32_PASSES = 4  # of the tensor engine
+from .timeline import CUT, schedule
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Prediction:
         spills: more is live than the compiler is expected to keep on chip.
         notes: why the prediction is void, or outside of what the model was checked on; empty where it is inside.
         plans: of its kernels.
-        events: (engine, name, start seconds, seconds), where they were asked for.
+        events: (engine, name, start seconds, seconds), where they were asked for. A note says so where they are only the first.
     """
 
     kernel: str
@@ -116,7 +113,7 @@ def predict(
         args, kwargs: its tensors (arrays or `Spec`s; None for absent ones) and settings.
         target, cores, plan: as for `simulate`.
         record: keep the events of the timeline.
-        dma: what transfers cost by the length of their descriptors, see `dma`.
+        dma: the curve of what transfers cost, see `dma`.
 
     Raises:
         PlanError: no block sizes fit.
@@ -147,7 +144,7 @@ def predict_trace(
     programs = max((part.trips for part in trace.body if part.kind == "program"), default=1)
     flops, moved = trace.flops // programs, trace.hbm_bytes // programs
     float32 = any(i.name == "nc_matmul" and i.reads[0].dtype == "float32" for i, _ in trace.instructions())
-    peak = machine.flops / FLOAT32_PASSES if float32 else machine.flops
+    peak = machine.peak("float32" if float32 else "bfloat16")
     return Prediction(
         kernel=kernel,
         machine=machine,
@@ -160,7 +157,7 @@ def predict_trace(
         sbuf_peak=sbuf,
         peak=peak,
         spills=spills,
-        notes=notes(trace, machine, constants, spills, plans),
+        notes=(*notes(trace, machine, constants, spills, plans), *([CUT] if timeline.cut else [])),
         plans=plans,
         events=tuple(timeline.events),
     )

@@ -38,33 +38,34 @@ from .memory import Buffer, Pool, Tile, tiles_of
 LOAD, STORE = "load", "store"  # the queues of DMA
 PATIENCE = 24  # iterations until the mean of the last ones stands for the rest
 PRECISION = 1e-6  # relative, of two shifts that count as equal
-EVENTS = 200_000  # recorded at most
+EVENTS = 200_000  # recorded at most, of a trace
+CUT = f"the timeline ends after {EVENTS:,} events of a kernel: what follows is in the times, and not in the picture"
 
 
 @dataclass
 class Timeline:
-    """Attributes: seconds until all is done; events, if recorded: (engine, name, start, seconds)."""
+    """Attributes: seconds until all is done; events, if recorded: (engine, name, start, seconds); cut: only the first of them."""
 
     seconds: float
     events: list[tuple[str, str, float, float]] = field(default_factory=list)
+    cut: bool = False
 
 
 def schedule(trace: Trace, costs: Costs, record: bool = False, whole: bool = False) -> Timeline:
     """The timeline of a trace on one core.
 
     Args:
-        record: keep events. Loops then run to their end, unless that would be more than `EVENTS` of them.
-        whole: loops run to their end. Slow, and for comparison.
+        record: keep the first `EVENTS` events, in the order of the program. Until there are so many, loops run to their end.
+        whole: loops run to their end. Slow, and for comparison. Those of one engine count as one instruction even so.
     """
-    seconds, events = 0.0, []
+    made = Timeline(0.0)
     for part in trace.body:
-        one = Trace([part], trace.allocations)
-        few = sum(times for _, times in one.instructions()) <= EVENTS
-        run = _Run(one, costs, record, whole or (record and few))
+        run = _Run(Trace([part], trace.allocations), costs, EVENTS - len(made.events) if record else 0, whole)
         run.all([part])
-        events += [(engine, name, start + seconds, took) for engine, name, start, took in run.events]
-        seconds += run.end()
-    return Timeline(seconds, events)
+        made.events += [(engine, name, start + made.seconds, took) for engine, name, start, took in run.events]
+        made.cut |= record and run.left_out
+        made.seconds += run.end()
+    return made
 
 
 def _of_one_engine(loop: Loop) -> bool:
@@ -81,8 +82,9 @@ def _of_one_engine(loop: Loop) -> bool:
 class _Run:
     """The state of the machine while one kernel is scheduled."""
 
-    def __init__(self, trace: Trace, costs: Costs, record: bool, whole: bool):
-        self.costs, self.record, self.whole = costs, record, whole
+    def __init__(self, trace: Trace, costs: Costs, room: int, whole: bool):
+        """`room`: events that are kept."""
+        self.costs, self.room, self.whole = costs, room, whole
         machine, constants = costs.machine, costs.constants
         self.start = machine.dma_start
         self.engines = machine.dma_engines
@@ -94,6 +96,7 @@ class _Run:
         self.pools = {"sbuf": Pool(machine.sbuf_budget), "psum": Pool(machine.psum_partition)}
         self.tiles: dict[int, Tile] = {}
         self.events: list[tuple[str, str, float, float]] = []
+        self.left_out = False  # an event, for want of room
         self.scopes: dict[int, object] = {}  # id of a loop -> its present iteration
         self.seconds = {}
         self.position: dict[int, int] = {}
@@ -133,7 +136,7 @@ class _Run:
             before, debt = dict(self.free), self.debt
             self.scopes[id(loop)] = object()
             self.all(loop.body)
-            if self.whole or done == trips:
+            if self.whole or len(self.events) < self.room or done == trips:
                 continue
             shifts.append(
                 {name: time - before.get(name, 0.0) for name, time in self.free.items() if time != before.get(name)}
@@ -200,8 +203,13 @@ class _Run:
             if (tile := self.tiles.get(id(entry.write.allocation))) is not None:
                 tile.buffers[-1].ready = max(tile.buffers[-1].ready, self.free[engine])
         self.done = max(self.done, self.free[engine])
-        if self.record:
-            self.events.append((engine, f"{loop.body[-1].name} x{trips - 1}", self.free[engine] - rest, rest))
+        self._event(engine, f"{loop.body[-1].name} x{trips - 1}", self.free[engine] - rest, rest)
+
+    def _event(self, *event) -> None:
+        if len(self.events) < self.room:
+            self.events.append(event)
+        else:
+            self.left_out = True
 
     # Instructions
 
@@ -270,9 +278,8 @@ class _Run:
             key = id(instruction.write.allocation)
             self.hbm[key] = max(self.hbm.get(key, 0.0), end)
         self.done = max(self.done, end)
-        if self.record:
-            engine = f"{DMA} {names[0]}" if instruction.engine == DMA else instruction.engine
-            self.events.append((engine, instruction.name, start, end - start))
+        engine = f"{DMA} {names[0]}" if instruction.engine == DMA else instruction.engine
+        self._event(engine, instruction.name, start, end - start)
 
     def _transfer(self, queue: str, instruction: Instruction, wait: float, took: float) -> tuple[float, float]:
         """(start, end) of a DMA."""

@@ -13,14 +13,15 @@
 # limitations under the License.
 """What a stage of a kernel asks of each engine: seconds, from shapes alone.
 
-The same costs as `instructions` gives to the instructions of a trace, added up without one: what a planner can afford for
-thousands of candidates. Lower bounds: biases and what is filled with zeros are left out.
+What `instructions` gives to the instructions of a trace, added up without one: what a planner can afford for thousands of
+candidates. Transfers cost what the mixture of curves says by which plans are compared (`PRUDENCE`). Biases, and what is filled
+with zeros, are left out.
 """
 
 from collections import Counter
 from functools import lru_cache
 
-from ..engines import DMA, MINIMUM, SCALAR, TENSOR, VECTOR
+from ..engines import DMA, FLOAT32_PASSES, MINIMUM, SCALAR, TENSOR, VECTOR
 from ..machine import Machine
 from ..tiling import Blocks, F, P, cut, tiles
 from .constants import Constants, constants_of
@@ -36,9 +37,8 @@ class Rates:
     def __init__(self, machine: Machine, itemsize: int, constants: Constants, curve: Curve = CALIBRATED):
         self.machine, self.itemsize, self.constants, self.curve = machine, itemsize, constants, curve
 
-    @lru_cache(maxsize=4096)  # noqa: B019 - as long as the rates are
     def matmul(self, moving: int, stationary: int = P) -> float:
-        passes = 4 if self.itemsize == 4 else 1
+        passes = FLOAT32_PASSES if self.itemsize == 4 else 1
         columns = max(min(MINIMUM, stationary), moving)
         return (passes * columns + self.constants.matmul_overhead) / self.machine.tensor_clock
 

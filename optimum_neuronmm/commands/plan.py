@@ -118,6 +118,7 @@ def _run(args: Namespace) -> None:
 
     _check_output(args)
 
+    from ..configuration import NeuronMMConfig
     from ..planning import Deployment, plan_model, read_model
     from ..planning.plan import find_label, labels_of
     from ..planning.text import format_plan
@@ -126,7 +127,7 @@ def _run(args: Namespace) -> None:
     deployment = Deployment(**{name: getattr(args, name) for name in shapes})
     model = read_model(args.model, args.revision, args.cache_dir)
     if ratios is None:
-        ratios = [] if model.modules else [0.1]
+        ratios = [] if model.modules else [NeuronMMConfig().compression_ratio]
     if args.trace_ratio is not None:
         find_label(args.trace_ratio, labels_of(model, ratios))
     plan = plan_model(model, deployment, ratios, **options)
@@ -198,7 +199,7 @@ def _write_trace(plan, args: Namespace) -> None:
     phase = getattr(variant, args.trace_phase or "prefill")
     if phase.refusal:
         raise NeuronMMError(f"{args.trace} was not written: of ratio {variant.label}, {phase.refusal}.")
-    mlps = phase.longest
+    mlps = phase.most_common
     title = (
         f"{plan.model.name}, ratio {variant.label}, {phase.name} of {phase.rows} rows: one MLP by {mlps.best.kernel}"
     )

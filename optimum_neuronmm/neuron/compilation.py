@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from ..configuration import QUANT_METHOD, NeuronMMConfig
 from ..errors import NeuronMMError
 from ..kernels import get_machine
+from ..kernels.latency.constants import constants_of
 from .form import Form, forms_of
 from .program import kernels_for
 from .selection import Table, choose_kernels
@@ -125,7 +126,7 @@ def with_sampling(neuron_config, options: NeuronMMConfig):
 def bandwidth_of(neuron_config) -> float:
     """Parameters per second that one rank can expect to read of HBM."""
     cores, itemsize = neuron_config.logical_nc_config, neuron_config.torch_dtype.itemsize
-    return get_machine(neuron_config.target).bandwidth * cores / itemsize
+    return constants_of(get_machine(neuron_config.target)).saturated * cores / itemsize
 
 
 def graph_rows(neuron_config) -> list[int]:

@@ -91,15 +91,15 @@ def calls_of(form: Form, kernel: str, rows: int, dtype: torch.dtype, target: str
     """
     calls: list[Call] = []
 
-    def record(kernel: Kernel, **call):
-        if isinstance(kernel, Pipeline):
-            return kernel.run(record, **call)
-        tensors, settings = kernel.bind(**call)
+    def record(launched: Kernel, **call):
+        if isinstance(launched, Pipeline):
+            return launched.run(record, **call)
+        tensors, settings = launched.bind(**call)
         specs = {name: Spec(tuple(tensor.shape), name_of(dtype)) for name, tensor in tensors.items()}
-        kernel.plan(**{**dict.fromkeys(kernel.absent), **specs}, **settings, target=target, cores=cores)
+        launched.plan(**{**dict.fromkeys(launched.absent), **specs}, **settings, target=target, cores=cores)
         shapes = tuple((name, spec.shape) for name, spec in specs.items())
-        calls.append(Call(kernel.name, shapes, tuple(settings.items()), name_of(dtype), target, cores))
-        return kernel.reference(**call)
+        calls.append(Call(launched.name, shapes, tuple(settings.items()), name_of(dtype), target, cores))
+        return launched.reference(**call)
 
     weights = {name: torch.empty(m.local, dtype=dtype, device="meta") for name, m in form.matrices.items()}
     x = torch.empty((rows, form.H), dtype=dtype, device="meta")
@@ -128,7 +128,7 @@ def predict_calls(calls: Iterable[Call], record: bool = False) -> Prediction:
 
 def rank_kernels(
     form: Form, rows: int, dtype: torch.dtype, target: str, cores: int
-) -> tuple[list[Candidate], dict[str, str]]:
+) -> tuple[list[Candidate], dict[str, KernelError]]:
     """The ways to compute a form at some rows by predicted time, fastest first, and why the others cannot be used.
 
     The order is that of `in_order`. Plain products are no candidate: how the compiler lowers them is not known.
@@ -137,7 +137,7 @@ def rank_kernels(
         cores: physical cores that share the work of one rank.
 
     Returns:
-        The candidates, and (kernel -> message) of those without a plan.
+        The candidates, and (kernel -> error) of those without a plan.
     """
     candidates, refusals = [], {}
     for name in kernels_for(form):
@@ -146,7 +146,7 @@ def rank_kernels(
             complete = name != SEPARATE or rows > FEW_ROWS
             candidates.append(Candidate(name, calls, predict_calls(calls), complete))
         except KernelError as error:
-            refusals[name] = str(error)
+            refusals[name] = error.with_traceback(None)  # which would hold all that the search made
     return in_order(candidates), refusals
 
 
@@ -229,7 +229,7 @@ def name_of(dtype: torch.dtype) -> str:
 def _choose(form: Form, rows: int, dtype, target: str, cores: int, setting: str) -> str | None:
     """The kernel that is predicted to be the fastest of those whose calls fit the machine and pass the probe."""
     candidates, refused = rank_kernels(form, rows, dtype, target, cores)
-    refusals = list(refused.values())
+    refusals = [str(error) for error in refused.values()]
     for candidate in candidates:
         failed = next((failure for call in candidate.calls if (failure := probe(call)) is not None), None)
         if failed is None:

@@ -14,6 +14,7 @@
 """The predicted timeline of a kernel as a trace that Perfetto and Chrome show (the Trace Event Format, JSON)."""
 
 from ..kernels.latency import Prediction
+from ..kernels.latency.timeline import CUT
 
 
 def chrome_trace(prediction: Prediction, title: str) -> dict:
@@ -30,7 +31,8 @@ def chrome_trace(prediction: Prediction, title: str) -> dict:
     ]
     threads = {engine: number for number, engine in enumerate(engines, start=1)}
     target = prediction.machine.name
-    events = [_name("process_name", 0, f"{title}, predicted for {target}")]
+    part = ", the beginning" if CUT in prediction.notes else ""
+    events = [_name("process_name", 0, f"{title}, predicted for {target}{part}")]
     for engine, thread in threads.items():
         events.append(_name("thread_name", thread, engine))
         events.append(

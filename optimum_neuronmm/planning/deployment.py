@@ -50,7 +50,7 @@ class Deployment:
     dtype: str = "bfloat16"
 
     def __post_init__(self):
-        if self.kind not in MACHINES or "." in self.instance_type and self.instance is None:
+        if self.kind not in MACHINES:
             raise NeuronMMError(
                 f"unknown instance type {self.instance_type!r}: expected one of {', '.join([*MACHINES, *_SAME_CHIPS])}, "
                 f"or an instance: {', '.join(INSTANCES)}."
@@ -103,7 +103,7 @@ class Deployment:
     @property
     def flops(self) -> float:
         """Peak FLOP/s of one rank."""
-        return self.cores * (self.machine.flops if self.dtype == "bfloat16" else self.machine.float32_flops)
+        return self.cores * self.machine.peak(self.dtype)
 
     @property
     def bandwidth(self) -> float:

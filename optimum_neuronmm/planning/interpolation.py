@@ -54,13 +54,16 @@ def between(form: Form, predicted: Mapping[Form, Sequence[Candidate]]) -> list[C
     """The candidates of a form, interpolated by parameters between its two neighbours of the same kind.
 
     Args:
-        predicted: candidates of forms, the smallest and the largest of each kind among them.
+        predicted: candidates of forms.
 
     Returns:
-        The kernels that both neighbours have, in order, without calls and plans. None where they have none in common.
+        The kernels that both neighbours have, in order, without calls and plans. Empty where they have none in common, and
+        where the form does not lie between two of its kind.
     """
     peers = sorted((other for other in predicted if _kind(other) == _kind(form)), key=_size)
     sizes = [other.parameters for other in peers]
+    if not peers or not sizes[0] <= form.parameters <= sizes[-1]:
+        return []
     low, high = peers[bisect_right(sizes, form.parameters) - 1], peers[bisect_left(sizes, form.parameters)]
     width = high.parameters - low.parameters
     share = (form.parameters - low.parameters) / width if width > 0 else 0.0

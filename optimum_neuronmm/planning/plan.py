@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ..allocation import Projections, allocate_uniform
 from ..configuration import NeuronMMConfig
 from ..errors import NeuronMMError
+from ..kernels import KernelError
 from ..kernels.latency import CHECKED
 from ..neuron.form import EXCHANGE_SECONDS, Form, check_heads, dense_form, forms_of
 from ..neuron.selection import DENSE_LAYERS, Candidate, no_kernel, rank_kernels
@@ -181,27 +182,27 @@ def plan_model(
         modules = allocate_uniform(projections, config).modules
         choices.append((label, ratio, modules, set(projections.attributes)))
     layers = [_forms(model, deployment, modules, layout) for _, _, modules, _ in choices]
-    ranked = _ranked(dict.fromkeys(form for forms in layers for form in chosen(forms)), deployment)
+    predictions = _predict_all(dict.fromkeys(form for forms in layers for form in chosen(forms)), deployment)
     variants = [
-        _variant(model, deployment, forms, ranked, *choice) for forms, choice in zip(layers, choices, strict=True)
+        _variant(model, deployment, forms, predictions, *choice) for forms, choice in zip(layers, choices, strict=True)
     ]
     _check_any(variants)
     return ModelPlan(model, deployment, tuple(variants), layout)
 
 
-_Ranked = dict[tuple[Form, int], tuple[list[Candidate], dict[str, str]]]
+_Predictions = dict[tuple[Form, int], tuple[list[Candidate], dict[str, KernelError]]]
 
 
-def _ranked(forms: Iterable[Form], on: Deployment) -> _Ranked:
+def _predict_all(forms: Iterable[Form], on: Deployment) -> _Predictions:
     """The ways to compute each form, at the rows of each phase."""
-    found: _Ranked = {}
+    found: _Predictions = {}
     wanted = dict.fromkeys((form, rows) for form in sorted(forms, key=str) for rows in _rows(on).values())
     for form, rows in tqdm(wanted, desc="Predicting", unit="MLP", leave=False, disable=None):
-        found[form, rows] = _rank(form, rows, on)
+        found[form, rows] = _predict(form, rows, on)
     return found
 
 
-def _rank(form: Form, rows: int, on: Deployment) -> tuple[list[Candidate], dict[str, str]]:
+def _predict(form: Form, rows: int, on: Deployment) -> tuple[list[Candidate], dict[str, KernelError]]:
     return rank_kernels(form, rows, on.torch_dtype, on.kind, on.cores)
 
 
@@ -224,40 +225,40 @@ def _variant(
     model: Model,
     deployment: Deployment,
     forms: list[Form],
-    ranked: _Ranked,
+    predictions: _Predictions,
     label: str,
     ratio: float | None,
     modules: dict[str, dict],
     attributes: set[str],
 ) -> Variant:
-    ranks, counts = _ranks(model, modules), Counter(forms)
+    ranks, counts = _ranks_by_attribute(model, modules), Counter(forms)
     shapes = {f"{layer} {name}": shape for name, shape in model.projections.items() for layer in range(model.layers)}
     by_name = {f"{layer} {name}": rank for name, found in ranks.items() for layer, rank in enumerate(found)}
     mlp_parameters = sum(shape.parameters(by_name[name]) for name, shape in shapes.items())
-    chosen = {name: shape for name, shape in shapes.items() if name.partition(" ")[2] in attributes}
+    compressed = {name: shape for name, shape in shapes.items() if name.partition(" ")[2] in attributes}
     mlp_weights = sum(count * form.parameters for form, count in counts.items()) * deployment.itemsize
 
     def phase(name: str) -> Phase:
         rows = _rows(deployment)[name]
         mlps = []
         for form, count in counts.items():
-            found = ranked.get((form, rows))
-            near = [] if found else between(form, {f: ways for (f, n), (ways, _) in ranked.items() if n == rows})
-            candidates, refusals = (near, {}) if near else found or _rank(form, rows, deployment)
+            found = predictions.get((form, rows))
+            near = [] if found else between(form, {f: ways for (f, n), (ways, _) in predictions.items() if n == rows})
+            candidates, refusals = (near, {}) if near else found or _predict(form, rows, deployment)
             mlps.append(Mlps(form, count, tuple(candidates), refusals, bool(near)))
         return Phase(name, rows, tuple(mlps), tuple(operations(model, deployment, prefill=name == PREFILL)))
 
     return Variant(
-        label,
-        ratio,
-        ranks,
-        removed_fraction(chosen, by_name) if chosen else 0.0,
-        model.parameters - model.mlp_parameters + mlp_parameters,
-        mlp_parameters,
-        mlp_weights + other_weights(model, deployment),
-        kv_cache(model, deployment),
-        phase(PREFILL),
-        phase(DECODE),
+        label=label,
+        ratio=ratio,
+        ranks=ranks,
+        removed=removed_fraction(compressed, by_name) if compressed else 0.0,
+        parameters=model.parameters - model.mlp_parameters + mlp_parameters,
+        mlp_parameters=mlp_parameters,
+        weights=mlp_weights + other_weights(model, deployment),
+        cache=kv_cache(model, deployment),
+        prefill=phase(PREFILL),
+        decode=phase(DECODE),
     )
 
 
@@ -265,7 +266,7 @@ def _forms(model: Model, deployment: Deployment, modules: dict[str, dict], layou
     """Of every layer, laid out over the ranks as an export does it."""
     tp = deployment.tensor_parallel_size
     dense = dense_form(model.config, tp)
-    bandwidth = deployment.cores * deployment.machine.bandwidth / deployment.itemsize  # by which an export chooses
+    bandwidth = deployment.bandwidth / deployment.itemsize  # by which an export chooses
     return [form or dense for form in forms_of(model.config, modules, tp, layout, bandwidth)]
 
 
@@ -283,7 +284,7 @@ def _projections(model: Model, config: NeuronMMConfig) -> Projections:
     return Projections(model.family, model.layers, attributes, shapes)
 
 
-def _ranks(model: Model, modules: dict[str, dict]) -> dict[str, list[int | None]]:
+def _ranks_by_attribute(model: Model, modules: dict[str, dict]) -> dict[str, list[int | None]]:
     return {
         attribute: [
             modules.get(_path(model, layer, attribute), {}).get("rank", DENSE) for layer in range(model.layers)

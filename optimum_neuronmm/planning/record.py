@@ -119,7 +119,7 @@ def _mlps(mlps: Mlps) -> dict:
         "predicted_ms": 1e3 * mlps.seconds if fits else None,
         "interpolated": mlps.interpolated,
         "candidates": [_candidate(candidate) for candidate in mlps.candidates],
-        "refused": mlps.refusals,
+        "refused": {kernel: str(error) for kernel, error in mlps.refusals.items()},
     }
 
 

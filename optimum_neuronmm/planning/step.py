@@ -13,10 +13,10 @@
 # limitations under the License.
 """One step of a model: its MLPs as predicted, and everything else as bounds."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 
+from ..kernels import KernelError, PlanError
 from ..kernels.latency import Prediction
 from ..neuron.form import EXCHANGE_SECONDS, Form
 from ..neuron.selection import Candidate, no_kernel, predict_calls
@@ -25,7 +25,6 @@ from .roofline import Operation
 
 PREFILL, DECODE = "prefill", "decode"
 SEPARATELY = "with separate products of few rows, the compiler lowers the product of gate and up: that is not predicted, and comes on top"
-_LACKING = re.compile(r"at best, (.+ are (\d+) bytes per partition too large)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Mlps:
     form: Form
     count: int
     candidates: tuple[Candidate, ...]
-    refusals: dict[str, str]
+    refusals: dict[str, KernelError]
     interpolated: bool = False
 
     @property
@@ -82,7 +81,7 @@ class Phase:
         return refused and f"there is {no_kernel(refused.form, self.rows, _nearest(refused.refusals))}"
 
     @property
-    def longest(self) -> Mlps:
+    def most_common(self) -> Mlps:
         """Those of the most layers, of those that are predicted themselves."""
         return max((mlps for mlps in self.mlps if not mlps.interpolated), key=lambda mlps: mlps.count)
 
@@ -143,10 +142,13 @@ class Phase:
         return list(dict.fromkeys(notes))
 
 
-def _nearest(refusals: dict[str, str]) -> list[str]:
+def _nearest(refusals: dict[str, KernelError]) -> list[str]:
     """Of reasons, the one that lacks the fewest bytes, in short."""
-    lacking = {kernel: found for kernel, reason in refusals.items() if (found := _LACKING.search(reason))}
+    lacking = {
+        kernel: error.lacking for kernel, error in refusals.items() if isinstance(error, PlanError) and error.lacking
+    }
     if not lacking:
-        return [f"{kernel}: {reason}" for kernel, reason in refusals.items()]
-    kernel = min(lacking, key=lambda name: int(lacking[name][2]))
-    return [f"the nearest is {kernel}, whose {lacking[kernel][1]}"]
+        return [f"{kernel}: {error}" for kernel, error in refusals.items()]
+    kernel = min(lacking, key=lacking.get)
+    size, what = lacking[kernel]
+    return [f"the nearest is {kernel}, whose {what} are {size} bytes per partition too large"]

@@ -143,7 +143,11 @@ def test_a_trace_of_a_ratio_that_is_not_planned(refusal, tmp_path):
 @pytest.fixture
 def no_search(monkeypatch):
     """What an error must not wait for."""
-    monkeypatch.setattr("optimum_neuronmm.planning.plan_model", None)
+
+    def searched(*a):
+        raise AssertionError("the search has begun")
+
+    monkeypatch.setattr("optimum_neuronmm.planning.plan.rank_kernels", searched)
 
 
 def test_files_are_checked_before_the_search(refusal, tmp_path, no_search):

@@ -26,7 +26,8 @@ from optimum_neuronmm.kernels.latency.instructions import Costs
 from optimum_neuronmm.kernels.latency.prediction import predict
 from optimum_neuronmm.kernels.latency.timeline import schedule
 from optimum_neuronmm.kernels.latency.work import rates_of
-from optimum_neuronmm.kernels.search import Search, Stage, _ranked, strips
+from optimum_neuronmm.kernels.search import Search, strips
+from optimum_neuronmm.kernels.stage import Stage, _ranked
 
 
 pytestmark = pytest.mark.simulation

@@ -32,7 +32,7 @@ DESCRIBED = [*MACHINES.values(), *INSTANCES.values()]
 def test_capacity_and_peak(name, sbuf_mib, tflops):
     machine = get_machine(name)
     assert machine.sbuf == sbuf_mib * 2**20
-    assert machine.psum == 2 * 2**20
+    assert machine.partitions * machine.psum_partition == 2 * 2**20
     assert machine.flops / 1e12 == pytest.approx(tflops, rel=0.01)
 
 

@@ -202,8 +202,10 @@ def test_where_nothing_fits_the_layer_goes_to_the_compiler():
     with pytest.raises(
         PlanError,
         match="no block sizes fit .* of tiny; at best, strips of activations are [0-9]+ bytes per partition too large: leave the layer",
-    ):
+    ) as caught:
         low_rank_fused.plan(*low_rank(128, 4096, 1024, 4096), target=tiny)
+    size, what = caught.value.lacking
+    assert size > 0 and f"at best, {what} are {size} bytes per partition too large" in str(caught.value)
     with pytest.raises(PlanError, match="leave the layer to the compiler"):
         mlp.plan(*gated(1024, 2048, 2**21, 1280))
 

@@ -17,7 +17,8 @@ import pytest
 
 from optimum_neuronmm.kernels import Spec, get_machine, mlp_decode, simulate
 from optimum_neuronmm.kernels.latency.work import rates_of
-from optimum_neuronmm.kernels.search import Search, Stage, divisors, sizes, strips
+from optimum_neuronmm.kernels.search import Search, strips
+from optimum_neuronmm.kernels.stage import Stage, divisors, sizes
 
 
 RATES = rates_of(get_machine("trn1"), 2)

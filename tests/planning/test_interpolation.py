@@ -19,9 +19,9 @@ import pytest
 
 from optimum_neuronmm.kernels import Spec, matmul
 from optimum_neuronmm.kernels.latency import predict
-from optimum_neuronmm.neuron.form import Form
+from optimum_neuronmm.neuron.form import REPLICATED, SHARDED, Form
 from optimum_neuronmm.neuron.selection import Candidate
-from optimum_neuronmm.planning.interpolation import FEW, MOST, between, chosen
+from optimum_neuronmm.planning.interpolation import _COUNTS, FEW, MOST, between, chosen
 
 
 BASE = replace(predict(matmul, Spec((32, 96)), Spec((96, 32))), notes=())
@@ -34,7 +34,8 @@ def form(*ranks) -> Form:
 def candidate(form: Form, kernel: str, fixed: float, slope: float, **options) -> Candidate:
     """That takes, does and moves so much for each parameter, after something fixed."""
     n = fixed + slope * form.parameters
-    figures = {"seconds": n, "floor": n / 2, "flops": round(3 * n), "hbm_bytes": round(n), "busy": {"DMA": n / 4}}
+    counts = {name: round(factor * n) for factor, name in enumerate(_COUNTS, start=3)}
+    figures = {"seconds": n, "floor": n / 2, **counts, "busy": {"DMA": n / 4}}
     return Candidate(kernel, ("a call",), replace(BASE, **figures, **options))
 
 
@@ -66,7 +67,8 @@ def test_what_is_linear_in_the_parameters_is_exact():
             assert got.prediction.seconds == pytest.approx(real.seconds)
             assert got.prediction.floor == pytest.approx(real.floor)
             assert got.prediction.busy == pytest.approx(real.busy)
-            assert got.prediction.flops == pytest.approx(real.flops, abs=2)
+            for count in _COUNTS:
+                assert getattr(got.prediction, count) == pytest.approx(getattr(real, count), abs=2)
             assert (got.calls, got.prediction.plans) == ((), ())
         seconds = [got.prediction.seconds for got in found]
         assert seconds == sorted(seconds) and len(seconds) == 2
@@ -83,3 +85,24 @@ def test_only_kernels_of_both_neighbours_and_what_is_wrong_with_either():
     (found,) = between(form(64, 64, 64), predicted)
     assert found.kernel == "mlp" and found.prediction.spills and found.prediction.notes == ("one", "other")
     assert between(form(64, 64, 64), {low: predicted[low], high: []}) == []
+
+
+def test_outside_of_what_was_predicted_there_is_nothing_to_interpolate():
+    low, high = form(64, 64, 64), form(96, 96, 96)
+    predicted = {f: [candidate(f, "mlp", 0, 1)] for f in (low, high)}
+    assert len(between(form(96, 64, 64), predicted)) == 1
+    for other in (form(32, 64, 64), form(128, 96, 96), form(80, 80, None)):
+        assert between(other, predicted) == []
+    assert between(low, {}) == []
+
+
+def test_layouts_are_kinds_of_their_own():
+    replicated, sharded = (
+        [replace(form(n, n, n), tp=2, layout=layout) for n in (32, 64, 96)] for layout in (REPLICATED, SHARDED)
+    )
+    predicted = {f: [candidate(f, "mlp", 0, 1)] for f in (replicated[0], replicated[2], sharded[0])}
+    assert between(replicated[1], predicted) and between(sharded[1], predicted) == []
+    many = [replace(form(8 * n, 8, 8), tp=2, layout=layout) for n in range(1, 6) for layout in (REPLICATED, SHARDED)]
+    found = chosen(many)
+    for ends in ([f for f in many if f.layout == layout] for layout in (REPLICATED, SHARDED)):
+        assert {ends[0], ends[-1]} <= set(found)

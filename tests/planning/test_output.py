@@ -21,6 +21,7 @@ from dataclasses import replace
 import pytest
 
 from optimum_neuronmm.errors import NeuronMMError
+from optimum_neuronmm.kernels import PlanError
 from optimum_neuronmm.neuron.selection import DENSE_LAYERS
 from optimum_neuronmm.planning import Deployment, plan_model, read_model
 from optimum_neuronmm.planning.chrome import chrome_trace
@@ -137,7 +138,9 @@ def without(variant, *phases: str):
     """A variant that no kernel fits in some steps."""
 
     def refused(phase):
-        return replace(phase, mlps=tuple(replace(m, candidates=(), refusals={"mlp": "no way"}) for m in phase.mlps))
+        return replace(
+            phase, mlps=tuple(replace(m, candidates=(), refusals={"mlp": PlanError("no way")}) for m in phase.mlps)
+        )
 
     return replace(variant, **{name: refused(getattr(variant, name)) for name in phases})
 
@@ -174,7 +177,7 @@ def test_interpolated_mlps_are_told_in_one_line(plan):
     told = format_plan(replace(plan, variants=(replace(plan.dense, decode=phase),)))
     assert "dense decode, 7 layers of other ranks: interpolated between these" in told
     assert "dense decode, 7 layers:" not in told
-    assert phase.longest is mlps
+    assert phase.most_common is mlps
 
 
 def test_json_holds_the_figures(plan):

@@ -21,7 +21,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from optimum_neuronmm.errors import NeuronMMError
-from optimum_neuronmm.kernels import Spec, matmul
+from optimum_neuronmm.kernels import PlanError, Spec, matmul
 from optimum_neuronmm.kernels.latency import predict
 from optimum_neuronmm.kernels.latency.constants import constants_of
 from optimum_neuronmm.neuron.compilation import bandwidth_of
@@ -187,20 +187,19 @@ def test_ratios_of_equal_ranks_are_told(llama, ranked):
 
 
 def test_layouts_are_chosen_as_an_export_does(llama, ranked, monkeypatch):
-    """By the machine's bandwidth, of which the rest of a plan uses what the model of the engines lets transfers reach."""
     asked = []
     monkeypatch.setattr(plan, "forms_of", lambda *a: asked.append(a[-1]) or forms_of(*a))
     on = Deployment("trn2", sequence_length=160, tensor_parallel_size=2)
     plan_model(llama, on)
     config = SimpleNamespace(logical_nc_config=on.cores, torch_dtype=on.torch_dtype, target="trn2")
     assert asked == [bandwidth_of(config)]
-    assert on.bandwidth == on.cores * constants_of(on.machine).saturated != asked[0] * on.itemsize
+    assert asked[0] * on.itemsize == on.bandwidth == on.cores * constants_of(on.machine).saturated
 
 
 TOO_LARGE = {
-    "mlp": "MLP: no block sizes fit; at best, strips of activations are 70 bytes per partition too large: leave it",
-    "mlp_decode": "MLP decode: at most 128 rows, got 160: use `mlp`",
-    "matmul": "X W: no block sizes fit; at best, blocks of w are 7 bytes per partition too large: leave it",
+    "mlp": PlanError("MLP: no block sizes fit", (70, "strips of activations")),
+    "mlp_decode": PlanError("MLP decode: at most 128 rows, got 160: use `mlp`"),
+    "matmul": PlanError("X W: no block sizes fit", (7, "blocks of w")),
 }
 
 
@@ -217,7 +216,7 @@ def test_a_step_that_no_kernel_fits_leaves_the_other(llama, ranked, monkeypatch)
 
 
 def test_a_refusal_without_bytes_is_told_whole(llama, ranked, monkeypatch):
-    refusals = {"mlp_decode": "at most 128 rows"}
+    refusals = {"mlp_decode": PlanError("at most 128 rows")}
     monkeypatch.setattr(
         plan, "rank_kernels", lambda form, rows, *a: ([], refusals) if rows == 160 else ranked(form, rows, *a)
     )
@@ -248,7 +247,7 @@ def test_of_many_different_mlps_a_few_are_predicted(config_only, ranked):
         assert len(phase.mlps) == layers and {m.form for m in phase.mlps if not m.interpolated} == asked - {
             found.dense.decode.mlps[0].form
         }
-        assert not phase.longest.interpolated
+        assert not phase.most_common.interpolated
         assert phase.mlp_seconds == pytest.approx(layers * phase.rows * 0.5)
     told = plan.INTERPOLATED.format(len(asked) - 1, layers)
     assert told in found.notes
@@ -313,7 +312,7 @@ def test_an_activation_without_kernel(config_only):
 
 
 def test_shapes_that_fit_no_plan_are_told_why(llama, monkeypatch):
-    refusals = {"mlp": "h is 7 bytes too large", "matmul": "x is 3 bytes too large"}
+    refusals = {"mlp": PlanError("h is 7 bytes too large"), "matmul": PlanError("x is 3 bytes too large")}
     monkeypatch.setattr(plan, "rank_kernels", lambda *a: ([], refusals))
     with pytest.raises(NeuronMMError, match="mlp: h is 7 bytes too large; matmul: x is 3 bytes too large"):
         plan_model(llama, SHORT)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Predictions: their fields by hand, their sums, and what the choice of a plan goes by."""
+"""Predictions: their fields by hand, and their sums."""
 
 import dataclasses
 
@@ -116,16 +116,16 @@ def test_the_tensor_engine_makes_four_passes_of_float32():
     tensors = {dtype: (Spec((2048, 2048), dtype), Spec((2048, 2048), dtype)) for dtype in ("bfloat16", "float32")}
     found = {dtype: predict(kernels.matmul, *of) for dtype, of in tensors.items()}
     machine, flops = get_machine("trn1"), 2 * 2048**3
-    for dtype, passes in (("bfloat16", 1), ("float32", 4)):
+    for dtype, peak in (("bfloat16", machine.flops), ("float32", machine.float32_flops)):
         made = found[dtype]
-        assert made.flops == flops and made.peak == machine.flops / passes
-        assert made.floor == pytest.approx(max(passes * flops / machine.flops, made.hbm_bytes / CALIBRATED.saturated))
-        assert made.utilisation == pytest.approx(passes * flops / machine.flops / made.seconds)
+        assert made.flops == flops and made.peak == peak
+        assert made.floor == pytest.approx(max(flops / peak, made.hbm_bytes / CALIBRATED.saturated))
+        assert made.utilisation == pytest.approx(flops / peak / made.seconds)
         assert made.floor <= made.seconds and 0.5 < made.utilisation <= 1
-    assert found["float32"].floor == pytest.approx(4 * flops / machine.flops)
+    assert found["float32"].floor == pytest.approx(4 * flops / machine.flops, rel=0.01)
     assert found["float32"].busy[TENSOR] > 3 * found["bfloat16"].busy[TENSOR]
     trn2 = predict(kernels.matmul, *tensors["float32"], target="trn2")
-    assert trn2.peak == get_machine("trn2").flops / 4
+    assert trn2.peak == get_machine("trn2").float32_flops
 
 
 def test_without_products_the_peak_is_that_of_the_machine():
@@ -210,9 +210,6 @@ def test_errors_are_those_of_the_kernels():
         predict(low_rank_fused, Spec((M, K)), Spec((K + 1, R)), Spec((R, N)))
     with pytest.raises(KernelError, match="unknown target"):
         predict(low_rank_fused, Spec((M, K)), Spec((K, R)), Spec((R, N)), target="trn0")
-
-
-# The plan of least predicted time
 
 
 def test_the_peak_of_a_sum_is_that_of_its_flops(bench):

@@ -381,10 +381,38 @@ def test_events_of_a_loop_of_one_engine(hand):
 
 def test_events_are_limited(hand, streamed, monkeypatch):
     body = streamed(500).body
-    assert len(hand.timeline(body, record=True).events) == 1000
-    monkeypatch.setattr(timeline, "EVENTS", 999)
-    fewer = hand.timeline(body, record=True)
-    assert 0 < len(fewer.events) < 100 and fewer.seconds == pytest.approx(2 + 500 * 3)
+    monkeypatch.setattr(timeline, "EVENTS", 1000)
+    all_of_it = hand.timeline(body, record=True)
+    assert len(all_of_it.events) == 1000 and not all_of_it.cut
+    for limit in (999, 21):
+        monkeypatch.setattr(timeline, "EVENTS", limit)
+        fewer = hand.timeline(body, record=True)
+        assert fewer.events == all_of_it.events[:limit] and fewer.cut  # the beginning, without a hole
+        assert fewer.seconds == pytest.approx(2 + 500 * 3)
+    assert not hand.timeline(body).cut
+
+
+def test_events_of_kernels_in_a_row_are_limited_together(hand, streamed, monkeypatch):
+    programs = [hand.loop(1, "program") for _ in range(2)]
+    for program in programs:
+        program.body = streamed(4).body
+    whole = hand.timeline(programs, record=True)
+    assert len(whole.events) == 16 and not whole.cut
+    for limit in (12, 8, 5):
+        monkeypatch.setattr(timeline, "EVENTS", limit)
+        made = hand.timeline(programs, record=True)
+        assert made.events == whole.events[:limit] and made.cut and made.seconds == whole.seconds
+
+
+def test_a_long_loop_of_one_engine_is_one_event(hand, monkeypatch):
+    # Far more instructions than events: nothing is left out.
+    loop, outer = hand.loop(1000), hand.loop(3)
+    a, total = hand.tile(loops=[outer]), hand.tile(buffer="psum")
+    loop.body = [hand.work(TENSOR, 1, total, a)]
+    outer.body = [hand.load(2, a), loop]
+    monkeypatch.setattr(timeline, "EVENTS", 9)
+    made = hand.timeline([outer], record=True)
+    assert not made.cut and sum(took for engine, _, _, took in made.events if engine == TENSOR) == 3000
 
 
 # Kernels
