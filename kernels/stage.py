@@ -25,7 +25,7 @@ from itertools import product
 
 from .engines import DMA, SCALAR, TENSOR, VECTOR
 from .latency.work import Rates, emptying, multiplying, streaming
-from .tiling import Blocks, F, P, cut, tiles
+from .tiling import Blocks, F, P, counted, tiles
 
 
 SPARE = 0.25  # what a second of DMA costs where another engine is busier
@@ -153,8 +153,9 @@ class Stage:
         if not b.partial:
             return 0.0
         elements = tiles(self.N) * self.M
-        parts = len(cut(sum(self.contractions[0]), b.depth))
-        count = sum(len(cut(tiles(width), b.group)) for width in cut(self.N, b.width)) * len(cut(self.M, F))
+        parts = -(-sum(self.contractions[0]) // b.depth)
+        groups = sum(blocks * -(-tiles(width) // b.group) for width, blocks in counted(self.N, b.width))
+        count = groups * -(-self.M // F)
         cycles = parts * (elements + count * rates.constants.overhead) + elements
         return cycles / rates.machine.vector_clock
 
@@ -167,9 +168,11 @@ class Stage:
         work[VECTOR] += self.vector(b, rates)
         s = self.itemsize
         if self.form == "rows":
-            work[DMA] += sum(rates.dma(self.M * width * s, width * s, width * s) for width in cut(self.N, b.width))
+            blocks = counted(self.N, b.width)
+            work[DMA] += sum(times * rates.dma(self.M * width * s, width * s, width * s) for width, times in blocks)
         elif self.stored:
-            work[DMA] += sum(rates.dma(m * self.N * s, m * s, b.group * m * s) for m in cut(self.M, F))
+            rows = counted(self.M, F)
+            work[DMA] += sum(times * rates.dma(m * self.N * s, m * s, b.group * m * s) for m, times in rows)
         return work
 
     def lead(self, b: Blocks, rates: Rates) -> float:

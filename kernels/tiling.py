@@ -39,6 +39,12 @@ def cut(extent: int, size: int) -> tuple[int, ...]:
     return (size,) * whole + ((rest,) if rest else ())
 
 
+def counted(extent: int, size: int) -> tuple[tuple[int, int], ...]:
+    """The same as (size, number) pairs, for sums over many blocks."""
+    whole, rest = divmod(extent, size)
+    return ((size, whole),) * (whole > 0) + ((rest, 1),) * (rest > 0)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """How a weight (K, N) is streamed.

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from ..engines import DMA, FLOAT32_PASSES, MINIMUM, SCALAR, TENSOR, VECTOR
 from ..machine import Machine
-from ..tiling import Blocks, F, P, cut, tiles
+from ..tiling import Blocks, F, P, counted, tiles
 from .constants import Constants, constants_of
 from .dma import CALIBRATED, PICTURE, Curve
 
@@ -73,11 +73,11 @@ def entering(rates: Rates, M: int, features: int, chunk: int, transposed: bool) 
     if transposed:
         return Counter({DMA: rates.dma(M * features * s, M * s, tiles(features) * M * s)})
     work = Counter()
-    for c in cut(features, chunk):
-        work[DMA] += rates.dma(M * c * s, c * s, c * s)
-        for m in cut(M, P):
-            work[TENSOR] += tiles(c) * rates.transpose(m)
-            work[VECTOR] += sum(rates.vector(tiles(g) * m) for g in cut(c, F))
+    for c, chunks in counted(features, chunk):
+        work[DMA] += chunks * rates.dma(M * c * s, c * s, c * s)
+        for m, parts in counted(M, P):
+            work[TENSOR] += chunks * parts * tiles(c) * rates.transpose(m)
+            work[VECTOR] += chunks * parts * sum(groups * rates.vector(tiles(g) * m) for g, groups in counted(c, F))
     return work
 
 
@@ -86,28 +86,38 @@ def streaming(rates: Rates, contractions: tuple, N: int, b: Blocks, joined: int)
     rows, s = sum(map(sum, contractions)), rates.itemsize
     joined = joined if b.width >= N else 1
     at_once = min(tiles(min(b.depth, k)) for parts in contractions for k in parts)
-    return sum(rates.dma(rows * width * s, joined * width * s, at_once * width * s) for width in cut(N, b.width))
+    return sum(
+        blocks * rates.dma(rows * width * s, joined * width * s, at_once * width * s)
+        for width, blocks in counted(N, b.width)
+    )
 
 
 def multiplying(rates: Rates, form: str, contractions: tuple, M: int, N: int, b: Blocks) -> float:
     """Seconds of TensorE for the products of a stage."""
     depth = sum(tiles(k) for parts in contractions for k in parts)
     if form == "rows":
-        return depth * tiles(M) * sum(rates.matmul(n) for width in cut(N, b.width) for n in cut(width, F))
-    return depth * sum(rates.matmul(m, n) for m in cut(M, F) for n in cut(N, P))
+        return depth * tiles(M) * sum(times * rates.matmul(n) for n, times in _columns(N, b.width))
+    return depth * sum(
+        rows * columns * rates.matmul(m, n) for m, rows in counted(M, F) for n, columns in counted(N, P)
+    )
 
 
 def emptying(rates: Rates, form: str, count: int, M: int, N: int, b: Blocks) -> Counter:
     """Seconds of ScalarE and VectorE for what leaves PSUM: copied, or gate and up of a gated stage (count 2)."""
     if form == "rows":
-        return Counter({SCALAR: tiles(M) * sum(rates.scalar(n) for width in cut(N, b.width) for n in cut(width, F))})
+        return Counter({SCALAR: tiles(M) * sum(times * rates.scalar(n) for n, times in _columns(N, b.width))})
     if b.partial:  # the sums are in SBUF: they leave it as one
         return Counter({SCALAR: rates.scalar(tiles(N) * M)})
     work = Counter()
-    groups = [g for width in cut(N, b.width) for g in cut(tiles(width), b.group)]
-    for g in groups:
-        for m in cut(M, F):
-            work[SCALAR] += rates.scalar(g * m)
-            if count > 1:
-                work[VECTOR] += rates.vector(g * m)
+    for width, blocks in counted(N, b.width):
+        for g, groups in counted(tiles(width), b.group):
+            for m, rows in counted(M, F):
+                work[SCALAR] += blocks * groups * rows * rates.scalar(g * m)
+                if count > 1:
+                    work[VECTOR] += blocks * groups * rows * rates.vector(g * m)
     return work
+
+
+def _columns(N: int, width: int) -> list[tuple[int, int]]:
+    """Columns of the products of a stage with rows on the partitions, and how many there are of each."""
+    return [(n, blocks * times) for block, blocks in counted(N, width) for n, times in counted(block, F)]

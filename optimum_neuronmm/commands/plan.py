@@ -78,7 +78,13 @@ def _add_compression(group) -> None:
         metavar="RATIOS",
     )
     add("block_size", "Ranks are multiples of this. Default: 128.", type=int, metavar="N")
-    add("alpha", "Rounding threshold of the rank. Default: 0.5.", type=float, metavar="A")
+    add(
+        "allocation",
+        "As an export's default removes: as many parameters as were asked for, here evenly over the layers (auto, by_loss); or by "
+        "the paper's formula (uniform). Default: auto.",
+        choices=["auto", "by_loss", "uniform"],
+    )
+    add("alpha", "Rounding threshold of a uniform rank. Default: 0.5.", type=float, metavar="A")
     add("projections", "Which projections of each MLP: any of gate, up, down. Default: all.", metavar="NAMES")
     add(
         "layout",

@@ -28,13 +28,18 @@ from ..neuron.form import EXCHANGE_SECONDS, Form, check_heads, dense_form, forms
 from ..neuron.selection import DENSE_LAYERS, Candidate, no_kernel, rank_kernels
 from ..ranks import DENSE, Shape, removed_fraction
 from .deployment import Deployment
+from .even import allocate_evenly
 from .interpolation import between, chosen
 from .model import Model
-from .roofline import kv_cache, operations, other_weights
+from .roofline import kv_cache, mlp_operation, operations, other_weights
 from .step import DECODE, PREFILL, Mlps, Phase
 
 
-UNIFORM = "ranks are uniform, by the paper's formula: those chosen by loss depend on the weights, and remove as many parameters"
+UNIFORM = "ranks are uniform, by the paper's formula, and remove what they are rounded to"
+EVEN = (
+    "ranks are spread evenly over the layers: those of an export, chosen by loss, remove as many parameters, and which layer has "
+    "which depends on the weights"
+)
 NOT_PREDICTED = "what the compiler makes of plain matrix products (--neuronmm_kernel compiler) is not predicted: its lowering is not known"
 BOUNDS = (
     "bounds count products, weights and KV cache, one operation after the other: norms, softmax, activations through HBM, "
@@ -47,6 +52,10 @@ EXCHANGES = (
 INTERPOLATED = (
     "{} of the {} different MLPs of the compressed model are predicted: the times of the others are interpolated between "
     "them, by parameters"
+)
+BEYOND = (
+    "{} {}: MLPs are predicted to be {:.2f} x as fast, and what was removed accounts for {:.2f} x: the dense kernel is further from "
+    "its floor"
 )
 EQUAL_RANKS = "the ratios {} give the same ranks, which are rounded to the block size: a smaller --neuronmm_block_size tells them apart"
 
@@ -82,12 +91,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What was asked, and the variants of the model; the dense one comes first."""
+    """What was asked, and the variants of the model; the dense one comes first.
+
+    Attributes:
+        ranks: how those of a ratio were found, EVEN or UNIFORM; None where no ratio was asked for.
+    """
 
     model: Model
     deployment: Deployment
     variants: tuple[Variant, ...]
     layout: str
+    ranks: str | None = None
 
     @property
     def dense(self) -> Variant:
@@ -98,8 +112,8 @@ class ModelPlan:
         """What a reader of the figures has to know, each once."""
         notes = [note for variant in self.variants for phase in variant.phases for note in phase.notes]
         notes += [CHECKED, DENSE_LAYERS, BOUNDS, NOT_PREDICTED]
-        notes += [UNIFORM] if any(variant.ratio is not None for variant in self.variants) else []
-        notes += [*self._equal_ranks(), *self._interpolated()]
+        notes += [self.ranks] if self.ranks else []
+        notes += [*self._equal_ranks(), *self._interpolated(), *self._beyond_the_floor()]
         notes += [EXCHANGES] if self.deployment.tensor_parallel_size > 1 else []
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most and self.deployment.sequence_length > most:
@@ -123,6 +137,18 @@ class ModelPlan:
                 found.setdefault(str(variant.ranks), []).append(variant.label)
         return [EQUAL_RANKS.format(" and ".join(labels)) for labels in found.values() if len(labels) > 1]
 
+    def _beyond_the_floor(self) -> list[str]:
+        """Speed-ups that are not of the compression alone."""
+        found = []
+        for variant in self.variants[1:]:
+            for dense, phase in zip(self.dense.phases, variant.phases, strict=True):
+                if dense.refusal or phase.refusal:
+                    continue
+                speedup, allowed = dense.mlp_seconds / phase.mlp_seconds, dense.mlp_floor / phase.mlp_floor
+                if speedup > 1.05 * allowed:
+                    found.append(BEYOND.format(variant.label, phase.name, speedup, allowed))
+        return found
+
     def _interpolated(self) -> list[str]:
         mlps = {}  # of the compressed model, whose forms are as many as its ranks
         for phase in self.variants[-1].phases:
@@ -134,7 +160,7 @@ class ModelPlan:
 def labels_of(model: Model, ratios: Sequence[float]) -> list[tuple[str, float | None]]:
     """How the variants of a plan will be called, and their ratios."""
     compressed = [("as compressed", None)] if model.modules else []
-    return [("dense", None), *compressed, *((f"{ratio:g}", ratio) for ratio in dict.fromkeys(ratios))]
+    return [("dense", None), *compressed, *((str(ratio), ratio) for ratio in dict.fromkeys(ratios))]
 
 
 def find_label(label: str, labels: Sequence[tuple[str, float | None]]) -> int:
@@ -163,23 +189,31 @@ def plan_model(
     Args:
         ratios: fractions of the chosen projections' parameters to remove; none for a model that is compressed.
         layout: of the factors over the ranks, see `NeuronMMConfig`.
-        options: of `NeuronMMConfig` that decide uniform ranks: `block_size`, `alpha`, `projections`.
+        options: of `NeuronMMConfig` that decide ranks: `block_size`, `projections`, `allocation`, `alpha`.
 
     Raises:
         NeuronMMError: an option is wrong, nothing would be compressed, or no kernel fits any step of any variant.
     """
     check_heads(model.config, deployment.tensor_parallel_size)
-    if model.modules and ratios:
-        raise NeuronMMError(f"{model.name} is compressed already: plan it without ratios, or plan the dense model.")
-    choices: list[tuple[str, float | None, dict[str, dict], set[str]]] = []
+    if model.modules and (ratios or options):
+        given = ["ratios"] if ratios else list(options)
+        raise NeuronMMError(
+            f"{model.name} is compressed already: plan it without {', '.join(given)}, or plan the dense model."
+        )
+    if "alpha" in options and options.get("allocation") != "uniform":
+        raise NeuronMMError(
+            "alpha rounds uniform ranks, and these are not: add allocation 'uniform', or leave it out."
+        )
+    told, choices = None, []
     for label, ratio in labels_of(model, ratios):
         if ratio is None:
             modules = {} if label == "dense" else model.modules
             choices.append((label, None, modules, {path.rpartition(".")[2] for path in modules}))
             continue
-        config = NeuronMMConfig(compression_ratio=ratio, allocation="uniform", layout=layout, **options)
+        config = NeuronMMConfig(compression_ratio=ratio, layout=layout, **options)
         projections = _projections(model, config)
-        modules = allocate_uniform(projections, config).modules
+        told, allocate = (EVEN, allocate_evenly) if config.allocates_by_loss else (UNIFORM, allocate_uniform)
+        modules = allocate(projections, config).modules
         choices.append((label, ratio, modules, set(projections.attributes)))
     layers = [_forms(model, deployment, modules, layout) for _, _, modules, _ in choices]
     predictions = _predict_all(dict.fromkeys(form for forms in layers for form in chosen(forms)), deployment)
@@ -187,7 +221,7 @@ def plan_model(
         _variant(model, deployment, forms, predictions, *choice) for forms, choice in zip(layers, choices, strict=True)
     ]
     _check_any(variants)
-    return ModelPlan(model, deployment, tuple(variants), layout)
+    return ModelPlan(model, deployment, tuple(variants), layout, told)
 
 
 _Predictions = dict[tuple[Form, int], tuple[list[Candidate], dict[str, KernelError]]]
@@ -245,7 +279,8 @@ def _variant(
             found = predictions.get((form, rows))
             near = [] if found else between(form, {f: ways for (f, n), (ways, _) in predictions.items() if n == rows})
             candidates, refusals = (near, {}) if near else found or _predict(form, rows, deployment)
-            mlps.append(Mlps(form, count, tuple(candidates), refusals, bool(near)))
+            bound = mlp_operation(form, count, rows, deployment)
+            mlps.append(Mlps(form, count, bound, tuple(candidates), refusals, bool(near)))
         return Phase(name, rows, tuple(mlps), tuple(operations(model, deployment, prefill=name == PREFILL)))
 
     return Variant(

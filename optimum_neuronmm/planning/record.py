@@ -36,6 +36,7 @@ def to_dict(plan: ModelPlan) -> dict:
         "cores_per_rank": on.cores,
         "tensor_parallel_size": on.tensor_parallel_size,
         "layout": plan.layout,
+        "ranks": plan.ranks,
         "dtype": on.dtype,
         "batch_size": on.batch_size,
         "sequence_length": on.sequence_length,

@@ -11,17 +11,21 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What a step of a decoder takes at least outside of its MLPs: max(FLOPs / peak, bytes / bandwidth) of each operation.
+"""What a step of a decoder takes at least: max(FLOPs / peak, bytes / bandwidth) of each operation.
 
-Counted are the products, the weights and the KV cache. Norms, softmax, activations that go through HBM, sampling and launches
-are not, so that this is a bound and no prediction. Exchanges between ranks have a time that is assumed, whatever their size.
+Counted are the products, the weights, the KV cache and what an MLP reads and writes. Norms, softmax, other activations that go
+through HBM, sampling and launches are not, so that this is a bound and no prediction. Exchanges between ranks have a time that
+is assumed, whatever their size: they are no bound, and are kept apart.
 """
 
 from dataclasses import dataclass
 
-from ..neuron.form import EXCHANGE_SECONDS
+from ..neuron.form import EXCHANGE_SECONDS, Form
 from .deployment import Deployment
 from .model import Model
+
+
+EXCHANGE = "exchange"
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Operation:
 
     Attributes:
         flops, bytes: that it needs at least.
-        seconds: that it takes at least.
-        bound_by: "compute", "memory" or "exchange".
+        seconds: that it takes at least; of exchanges, that it is assumed to take.
+        bound_by: "compute", "memory" or EXCHANGE.
     """
 
     name: str
@@ -70,8 +74,14 @@ def operations(model: Model, deployment: Deployment, prefill: bool) -> list[Oper
     }
     found = [Operation.on(deployment, name, *work) for name, work in parts.items()]
     if tp > 1:  # after each attention, after the embedding and for the logits
-        found.append(Operation("exchanges", 0, 0, (model.layers + 2) * EXCHANGE_SECONDS, "exchange"))
+        found.append(Operation("exchanges", 0, 0, (model.layers + 2) * EXCHANGE_SECONDS, EXCHANGE))
     return found
+
+
+def mlp_operation(form: Form, layers: int, rows: int, deployment: Deployment) -> Operation:
+    """The MLPs of so many layers, whatever computes them: the products, the weights, and hidden states in and out."""
+    flops, values = 2 * rows * form.parameters, form.parameters + 2 * rows * form.H
+    return Operation.on(deployment, "MLP", layers * flops, layers * values * deployment.itemsize)
 
 
 def kv_heads(model: Model, tensor_parallel_size: int) -> int:

@@ -20,7 +20,7 @@ from ..kernels import KernelError, PlanError
 from ..kernels.latency import Prediction
 from ..neuron.form import EXCHANGE_SECONDS, Form
 from ..neuron.selection import Candidate, no_kernel, predict_calls
-from .roofline import Operation
+from .roofline import EXCHANGE, Operation
 
 
 PREFILL, DECODE = "prefill", "decode"
@@ -32,7 +32,7 @@ class Mlps:
     """The MLPs of one form in a step.
 
     Attributes:
-        form: of each. count: of layers that have it.
+        form: of each. count: of layers that have it. bound: of all these layers, whatever computes them.
         candidates: ways to compute one, in the order of `neuron.selection.in_order`; empty where no kernel fits.
         refusals: kernel -> why it cannot be used.
         interpolated: between those of MLPs with other ranks, see `interpolation`; then there are no calls and no plans.
@@ -40,6 +40,7 @@ class Mlps:
 
     form: Form
     count: int
+    bound: Operation
     candidates: tuple[Candidate, ...]
     refusals: dict[str, KernelError]
     interpolated: bool = False
@@ -92,9 +93,8 @@ class Phase:
 
     @property
     def mlp_floor(self) -> float:
-        """Seconds that no schedule of the same kernels can beat, all layers."""
-        exchanges = sum(mlp.count * mlp.form.collectives for mlp in self.mlps) * EXCHANGE_SECONDS
-        return sum(mlp.count * mlp.best.prediction.floor for mlp in self.mlps) + exchanges
+        """Seconds that no kernel can beat, all layers; without exchanges, whose time is assumed."""
+        return sum(mlp.bound.seconds for mlp in self.mlps)
 
     @property
     def mlp_flops(self) -> int:
@@ -112,18 +112,18 @@ class Phase:
 
     @property
     def rest_seconds(self) -> float:
-        """A bound of everything that is not an MLP."""
+        """What everything that is not an MLP takes at least, and its exchanges as assumed."""
         return sum(operation.seconds for operation in self.operations)
 
     @property
     def seconds(self) -> float:
-        """An estimate of the whole step: MLPs as predicted, and the rest at its bound."""
+        """An estimate of the whole step: MLPs as predicted, the rest at its bound, and exchanges as assumed."""
         return self.mlp_seconds + self.rest_seconds
 
     @property
     def floor(self) -> float:
-        """A bound of the whole step with these kernels: MLPs at their floor, and the rest at its bound."""
-        return self.mlp_floor + self.rest_seconds
+        """A bound of the whole step: MLPs and the rest at their bounds, without exchanges."""
+        return self.mlp_floor + sum(each.seconds for each in self.operations if each.bound_by != EXCHANGE)
 
     @property
     def bound_by(self) -> str:

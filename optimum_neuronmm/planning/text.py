@@ -16,11 +16,12 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from ..neuron.form import Form
 from ..neuron.selection import DENSE_LAYERS, Candidate
 from ..report import rank_span
 from .plan import ModelPlan
 from .record import utilisation
-from .step import Phase
+from .step import DECODE, PREFILL, Mlps, Phase
 
 
 MS = 1e3
@@ -120,8 +121,10 @@ def _times(plan: ModelPlan, name: str) -> list[str]:
             ]
         )
     captions = [
-        f"floor: of the chosen kernels' FLOPs and bytes; {total} estimate: MLPs as predicted, and the rest at its bound; {total} "
-        "bound: MLPs at the floor too",
+        f"floor: of the factors' FLOPs and bytes, whatever computes them; {total} estimate: MLPs as predicted, and the rest at its "
+        f"bound; {total} bound: MLPs at the floor too"
+        + ", without exchanges"
+        * (plan.deployment.tensor_parallel_size > 1),
         DENSE_LAYERS,
     ]
     return [*_Table(headings, rows).lines(), *refusals, *captions]
@@ -142,25 +145,31 @@ def _operations(phase: Phase) -> list[str]:
 
 
 def _kernels(plan: ModelPlan) -> list[str]:
+    """The kernel of each form of an MLP, once, and the layers that have it."""
     rows = []
-    for variant in plan.variants:
-        for phase in variant.phases:
-            between = sum(mlps.count for mlps in phase.mlps if mlps.interpolated)
-            for mlps in phase.mlps:
-                if mlps.interpolated or not mlps.candidates:
-                    continue
-                layers = f"{mlps.count} layer{'s' * (mlps.count > 1)}"
-                others = ", ".join(map(_told, mlps.candidates[1:]))
-                rows.append(
-                    f"{variant.label} {phase.name}, {layers}: {_told(mlps.best, ' ms')}"
-                    + (f" (others: {others})" if others else "")
-                )
-                rows += [f"    {line}" for line in _blocks(mlps.best)]
-            if between:
-                rows.append(
-                    f"{variant.label} {phase.name}, {between} layers of other ranks: interpolated between these"
-                )
+    for name in (PREFILL, DECODE):
+        members: dict[Form, list[tuple[str, Mlps]]] = {}
+        between = []
+        for variant in plan.variants:
+            mlps = getattr(variant, name).mlps
+            for one in mlps:
+                if one.candidates and not one.interpolated:
+                    members.setdefault(one.form, []).append((variant.label, one))
+            count = sum(one.count for one in mlps if one.interpolated)
+            between += [f"{name}, {_layers(variant.label, count)} of other ranks: interpolated between these"] * (
+                count > 0
+            )
+        for found in members.values():
+            layers = ", ".join(_layers(label, one.count) for label, one in found)
+            best, *others = found[0][1].candidates
+            told = f" (others: {', '.join(map(_told, others))})" if others else ""
+            rows += [f"{name}, {layers}: {_told(best, ' ms')}{told}", *(f"    {line}" for line in _blocks(best))]
+        rows += between
     return rows
+
+
+def _layers(label: str, count: int) -> str:
+    return f"{label} ({count} layer{'s' * (count > 1)})"
 
 
 def _told(candidate: Candidate, unit: str = "") -> str:

@@ -33,10 +33,10 @@ def model(tmp_path):
 
 @pytest.fixture
 def run(model):
-    def run(*line, model=model):
+    def run(*line, model=model, ranks=("--neuronmm_block_size", "32")):
         root = argparse.ArgumentParser()
         PlanCommand(root.add_subparsers(), command=SimpleNamespace(name="plan", help=""))
-        words = ["plan", "-m", str(model), "--sequence_length", "96", "--neuronmm_block_size", "32", *map(str, line)]
+        words = ["plan", "-m", str(model), "--sequence_length", "96", *ranks, *map(str, line)]
         args = root.parse_args(words)
         args.func(args).run()
 
@@ -85,6 +85,8 @@ def test_options_reach_the_plan(found):
         *(
             "--neuronmm_compression_ratio",
             " 0.3, 0.35 ",
+            "--neuronmm_allocation",
+            "uniform",
             "--neuronmm_alpha",
             0.0,
             "--neuronmm_projections",
@@ -112,7 +114,14 @@ def test_defaults(found):
 
 
 def test_a_compressed_model_needs_no_ratio(found, compressed_llama):
-    assert [variant["label"] for variant in found(model=compressed_llama)["variants"]] == ["dense", "as compressed"]
+    got = found(model=compressed_llama, ranks=())
+    assert [variant["label"] for variant in got["variants"]] == ["dense", "as compressed"]
+
+
+def test_options_of_ranks_say_nothing_of_a_compressed_model(refusal, compressed_llama):
+    assert "is compressed already: plan it without block_size, or plan the dense model" in refusal(
+        model=compressed_llama
+    )
 
 
 def test_a_picture_and_a_trace(run, tmp_path, capsys):

@@ -32,7 +32,7 @@ from optimum_neuronmm.planning.roofline import operations
 from optimum_neuronmm.ranks import DENSE, uniform_rank
 
 
-QUICK = {"block_size": 32}
+QUICK = {"block_size": 32, "allocation": "uniform"}
 SHORT = Deployment(sequence_length=160)
 
 
@@ -99,6 +99,8 @@ def test_a_compressed_model_is_planned_as_it_is(compressed_llama):
     assert found.variants[1].parameters == sum(parameter.numel() for parameter in real.parameters())
     with pytest.raises(NeuronMMError, match="is compressed already: plan it without ratios"):
         plan_model(read_model(compressed_llama), SHORT, [0.1])
+    with pytest.raises(NeuronMMError, match="is compressed already: plan it without block_size, alpha"):
+        plan_model(read_model(compressed_llama), SHORT, block_size=32, alpha=0.1)
 
 
 def test_layers_of_equal_form_are_predicted_once(config_only, ranked):
@@ -124,12 +126,12 @@ def test_times_add_up(llama, ranked):
     dense, compressed = found.variants
     assert (dense.prefill.rows, dense.decode.rows) == (160, 4)
     assert (dense.prefill.mlp_seconds, compressed.prefill.mlp_seconds) == (3 * 160.0, 3 * 80.0)
-    assert (dense.decode.mlp_seconds, dense.decode.mlp_floor) == (3 * 4.0, 3 * 1.0)
+    assert dense.decode.mlp_seconds == 3 * 4.0
     for phase in dense.phases:
         assert list(phase.operations) == operations(llama, found.deployment, prefill=phase.name == "prefill")
     rest = sum(operation.seconds for operation in dense.prefill.operations)
     assert dense.prefill.rest_seconds == rest > 0
-    assert dense.prefill.seconds == 480 + rest and dense.prefill.floor == 120 + rest
+    assert dense.prefill.seconds == 480 + rest and dense.prefill.floor == dense.prefill.mlp_floor + rest
     assert dense.prefill.mlp_bound_by == "TensorE" and dense.prefill.bound_by == "MLP (TensorE)"
     assert dense.prefill.mlp_flops == 30
 
@@ -163,7 +165,7 @@ def test_the_weights_of_one_rank(llama, ranked):
 def test_notes_are_there_once(llama, ranked):
     notes = plan_model(llama, SHORT, [0.1, 0.3], **QUICK).notes
     assert notes.count("a note") == 1 and len(notes) == len(set(notes))
-    assert plan.UNIFORM in notes and plan.BOUNDS in notes and plan.NOT_PREDICTED in notes
+    assert plan.UNIFORM in notes and plan.EVEN not in notes and plan.BOUNDS in notes and plan.NOT_PREDICTED in notes
     assert DENSE_LAYERS in notes and "leaves dense layers to the compiler" in DENSE_LAYERS
     assert plan.EXCHANGES not in notes and plan.UNIFORM not in plan_model(llama, SHORT).notes
     parallel = plan_model(llama, Deployment(sequence_length=160, tensor_parallel_size=2)).notes
@@ -291,11 +293,42 @@ def test_a_variant_that_is_not_there(llama, ranked, label):
         ({"projections": ["side"]}, "Unknown projection"),
         ({"layout": "folded"}, "layout must be one of"),
         ({"block_size": 128}, "Nothing would be compressed: with block_size 128"),
+        ({"allocation": "by_hand"}, "allocation must be one of"),
+        ({"allocation": "auto", "block_size": 128}, "compression_ratio 0.3 cannot be reached"),
+        (
+            {"allocation": "by_loss", "alpha": 0.5},
+            "alpha rounds uniform ranks, and these are not: add allocation 'uniform'",
+        ),
     ],
 )
 def test_options_are_checked(llama, ranked, options, message):
     with pytest.raises(NeuronMMError, match=message):
         plan_model(llama, SHORT, [0.3], **{**QUICK, **options})
+
+
+def test_speed_ups_that_are_not_of_the_compression_alone(llama, ranked):
+    """Each kernel takes half as long with factors, and at 0.3 a third of the work is removed."""
+    found = plan_model(llama, SHORT, [0.3], **QUICK)
+    allowed = found.dense.prefill.mlp_floor / found.variants[1].prefill.mlp_floor
+    assert 1.3 < allowed < 1.9
+    assert plan.BEYOND.format("0.3", "prefill", 2.0, allowed) in found.notes
+    slow = replace(found, variants=(found.dense, replace(found.variants[1], prefill=found.dense.prefill)))
+    assert not any(note.startswith("0.3 prefill") for note in slow.notes)
+
+
+def test_ranks_by_loss_are_spread_evenly(llama, ranked):
+    even = {**QUICK, "allocation": "auto"}
+    found = plan_model(llama, SHORT, [0.25, 0.3], **even)
+    for variant in found.variants[1:]:
+        assert sorted(variant.ranks["up_proj"]) == [32, 32, 64] and variant.removed > variant.ratio
+        assert [mlps.count for mlps in variant.decode.mlps] == [2, 1]
+    assert plan.EVEN in found.notes and plan.UNIFORM not in found.notes
+    assert plan.EQUAL_RANKS.format("0.25 and 0.3") in found.notes
+
+
+def test_ratios_that_are_nearly_equal_have_labels_of_their_own(llama, ranked):
+    found = plan_model(llama, SHORT, [0.30000001, 0.30000002], **QUICK)
+    assert [variant.label for variant in found.variants] == ["dense", "0.30000001", "0.30000002"]
 
 
 def test_heads_that_ranks_cannot_share(config_only):
@@ -322,7 +355,7 @@ def test_the_model_of_the_engines_predicts(config_only):
     """Nothing in its place, at sizes where the weights count."""
     model = read_model(config_only(hidden_size=512, intermediate_size=2048))
     on = Deployment(sequence_length=256)
-    found = plan_model(model, on, [0.5], block_size=128)
+    found = plan_model(model, on, [0.5], block_size=128, allocation="uniform")
     for variant in found.variants:
         for phase in variant.phases:
             (mlps,) = phase.mlps

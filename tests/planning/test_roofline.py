@@ -18,9 +18,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from optimum_neuronmm.neuron.form import EXCHANGE_SECONDS
+from optimum_neuronmm.neuron.form import EXCHANGE_SECONDS, Form
 from optimum_neuronmm.planning import Deployment, read_model
-from optimum_neuronmm.planning.roofline import Operation, kv_cache, operations, other_weights
+from optimum_neuronmm.planning.roofline import Operation, kv_cache, mlp_operation, operations, other_weights
 
 
 def by_name(model, deployment, prefill) -> dict[str, Operation]:
@@ -99,3 +99,16 @@ def test_weights_beside_the_mlps(config_only, tied):
     rest = model.parameters - model.mlp_parameters + (model.embedding if tied else 0)  # tied: held twice
     assert other_weights(model, Deployment()) == 2 * rest
     assert other_weights(model, Deployment(dtype="float32")) == 4 * rest
+
+
+def test_the_mlps_of_a_step():
+    one, two = Deployment(), Deployment(tensor_parallel_size=2)
+    form = Form(2048, 8192, 1280, 1280, 1280)
+    weights = 3 * 1280 * (2048 + 8192)
+    found = mlp_operation(form, 16, 512, one)
+    assert found.flops == 16 * 2 * 512 * weights and found.bytes == 16 * 2 * (weights + 2 * 512 * 2048)
+    assert found.bound_by == "compute" and found.seconds == pytest.approx(found.flops / one.flops)
+    few = mlp_operation(form, 16, 1, one)
+    assert few.bound_by == "memory" and few.seconds == pytest.approx(few.bytes / one.bandwidth)
+    half = mlp_operation(Form(2048, 8192, None, None, None, tp=2), 1, 1, two)
+    assert half.flops == 2 * 3 * 2048 * 4096
