@@ -27,49 +27,54 @@ makes their largest relative residual least. Each constant is solved for with th
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimum_neuronmm.kernels import Spec, low_rank_fused, matmul_tiled, simulate
+from optimum_neuronmm.kernels import simulate
 from optimum_neuronmm.kernels.latency import predict_trace
 from optimum_neuronmm.kernels.latency.constants import CALIBRATED, CALIBRATED_ON, Constants
 
 
 if not __package__:  # run as a script
     sys.path[0], __package__ = str(Path(__file__).resolve().parent.parent), "benchmarks"
-from .calibration_kernels import tutorial_blocked
+from .published import CALIBRATION, PUBLISHED, WITHIN, Published, kernel_named
 from .results import Results
 
 
-SWEEP = tuple(Spec(shape) for shape in ((4096, 7168), (7168, 4096), (4096, 18432)))
-TUTORIAL = tuple(Spec(shape) for shape in ((8192, 4096), (8192, 8192)))
-WITHIN = 0.02
+# The published rows that decide, in their order: what they are called here, and the constant that each is solved for.
+DECIDES = {
+    "X U V, B_M = 128": "saturated",
+    "X U V, B_M = 512": "matmul_overhead",
+    "X U V, B_M = 1024": "matmul_overhead",
+    "tutorial, optimisation 1": "short",
+    "tutorial, optimisation 3": "matmul_overhead",
+}
 ROUNDED = {"matmul_overhead": 0, "saturated": -9, "short": -9}  # decimal places of the table
 
 
 @dataclass(frozen=True)
 class Row:
-    """A published timing, and what decides it: the constant that it is solved for."""
+    """A published timing, and the constant that is solved for by it."""
 
     name: str
-    kernel: Callable
-    tensors: tuple
-    milliseconds: float
+    published: Published
     constant: str
-    options: dict | None = None
+
+    @property
+    def milliseconds(self) -> float:
+        return self.published.milliseconds
 
     def trace(self):
-        plan = self.kernel.plan(*self.tensors, options=self.options) if self.options else None
-        return simulate(self.kernel, *self.tensors, target=CALIBRATED_ON, plan=plan, dry=True).trace
+        kernel, tensors, options = kernel_named(self.published.kernel), self.published.tensors, self.published.options
+        plan = kernel.plan(*tensors, target=CALIBRATED_ON, options=dict(options)) if options else None
+        return simulate(kernel, *tensors, target=CALIBRATED_ON, plan=plan, dry=True).trace
 
 
-ROWS = (
-    Row("X U V, B_M = 128", low_rank_fused, SWEEP, 31.25, "saturated", {"B_M": 128}),
-    Row("X U V, B_M = 512", low_rank_fused, SWEEP, 11.02, "matmul_overhead", {"B_M": 512}),
-    Row("X U V, B_M = 1024", low_rank_fused, SWEEP, 10.99, "matmul_overhead", {"B_M": 1024}),
-    Row("tutorial, optimisation 1", matmul_tiled, TUTORIAL, 42.96, "short"),
-    Row("tutorial, optimisation 3", tutorial_blocked, TUTORIAL, 6.97, "matmul_overhead"),
+ROWS = tuple(
+    Row(name, row, constant)
+    for (name, constant), row in zip(
+        DECIDES.items(), [row for row in PUBLISHED if row.used == CALIBRATION], strict=True
+    )
 )
 RANGES = {"matmul_overhead": (0.0, 200.0), "saturated": (100e9, 272e9), "short": (50e9, 222e9)}
 

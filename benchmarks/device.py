@@ -16,9 +16,10 @@
     python -m benchmarks.device [--json FILE] [--kernels NAME ...] [--rows N ...] [--again [failed]] [--neff DIR] [--dry]
 
 Each case is compiled and timed by `nki.benchmark` (Neuron SDK 2.26) on one core, in bfloat16: the kernels at the shapes of
-an MLP of Llama-3.2-1B, and at those that the latency model was calibrated on. A case is written when it is done, and a
-rerun does the rest; one that fails is written with its error. The file has shapes, plans, predictions, percentiles,
-versions and the instance type, and neither paths nor names of hosts. `--dry` prints cases and predictions anywhere.
+an MLP of Llama-3.2-1B, the five that the latency model was calibrated on, and ours at the same shapes. A case is written
+when it is done, and a rerun does the rest; one that fails is written with its error. The file has shapes, plans,
+predictions, percentiles, versions and the instance type, and neither paths nor names of hosts. `--dry` prints cases and
+predictions anywhere.
 """
 
 import argparse
@@ -31,9 +32,10 @@ from pathlib import Path
 from optimum_neuronmm.kernels import MACHINES, KernelError, PlanError
 from optimum_neuronmm.kernels.latency import Prediction, predict
 
-from .device_cases import ROWS, Case, cases
+from .device_cases import Case, cases
 from .device_file import RUNNING, Timings, anonymous
 from .device_measure import find_benchmark, instance_type, measure, versions
+from .kernel_shapes import ROWS
 
 
 TARGET = "trn1"  # of a dry run
@@ -62,7 +64,7 @@ def described(case: Case, plan, prediction: Prediction) -> dict:
         "dtype": next(iter(case.tensors.values())).dtype,
         "settings": case.settings,
         "options": case.options,
-        "plan": json.loads(json.dumps(asdict(plan))),  # as the file gives it back
+        "plan": plan and json.loads(json.dumps(asdict(plan))),  # as the file gives it back
         "predicted": predicted(prediction),
     }
 

@@ -11,9 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What `device.py` measures: kernels at the shapes of a compressed MLP, and at those that the latency model was calibrated on."""
+"""What `device.py` measures: kernels at the shapes of a compressed MLP, and the five that the latency model was calibrated on."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from optimum_neuronmm.kernels import (
@@ -28,14 +29,9 @@ from optimum_neuronmm.kernels import (
     mlp_two_kernels,
 )
 
-
-ROWS = (1, 16, 128, 512, 1024, 4096)
-DECODE_ROWS = 128  # at most, for mlp_decode
-MODEL, HIDDEN, INTERMEDIATE = "Llama-3.2-1B", 2048, 8192
-RATIO, RANK = 0.2, 1280
-PAPER = (4096, 7168, 4096, 18432)  # M, K, r, N of the paper's sweep over B_M (NeuronMM, arXiv 2510.25977)
-PAPER_BLOCKS = (128, 512, 1024)
-TUTORIAL = (4096, 8192, 8192)  # M, K, N of the matrix multiplication tutorial of the Neuron documentation
+from .calibration_kernels import tutorial_blocked
+from .kernel_shapes import DECODE_ROWS, JUDGED, MODELS, RATIO, ROWS, SWEEP, rank
+from .published import MATMUL, SWEEP_MS
 
 
 @dataclass(frozen=True)
@@ -44,12 +40,14 @@ class Case:
 
     Attributes:
         group: what the shapes are from.
+        kernel: a plain function has its blocks in it, and no plan.
+        tensors: in the order of the kernel's arguments.
         rows: M.
         within: the pipeline that the kernel is a part of, or "".
     """
 
     group: str
-    kernel: Kernel
+    kernel: Kernel | Callable
     tensors: dict[str, Spec]
     rows: int
     settings: dict = field(default_factory=dict)
@@ -58,7 +56,8 @@ class Case:
 
     @property
     def kernel_name(self) -> str:
-        return f"{self.within}/{self.kernel.name}" if self.within else self.kernel.name
+        name = self.kernel.name if isinstance(self.kernel, Kernel) else self.kernel.__name__
+        return f"{self.within}/{name}" if self.within else name
 
     @property
     def name(self) -> str:
@@ -71,6 +70,9 @@ class Case:
         return re.sub(r"[^\w.=]+", "-", self.name)
 
     def plan(self, target):
+        """Its block sizes on a machine; None of a plain function."""
+        if not isinstance(self.kernel, Kernel):
+            return None
         return self.kernel.plan(**self.tensors, **self.settings, target=target, options=self.options)
 
 
@@ -94,8 +96,9 @@ def _halves(group: str, rows: int, tensors: dict[str, Spec]) -> list[Case]:
 
 def cases() -> list[Case]:
     """All cases, in the order in which they run: few rows first, calibration last."""
-    H, I, r = HIDDEN, INTERMEDIATE, RANK  # noqa: E741
-    group = f"{MODEL} at {RATIO}"
+    H, I = MODELS[JUDGED]  # noqa: E741
+    r = rank(H, I, RATIO)
+    group = f"{JUDGED} at {RATIO}"
     found = []
     for M in ROWS:
         factors = _specs(
@@ -106,12 +109,12 @@ def cases() -> list[Case]:
         found.append(Case(group, mlp, factors, M))
         found += _halves(group, M, factors)
         found.append(Case(f"{group} gate", low_rank_fused, _specs(x=(M, H), u=(H, r), v=(r, I)), M))
-        found.append(Case(f"{MODEL} gate", matmul, _specs(x=(M, H), w=(H, I)), M))
-    M, K, N = TUTORIAL
-    for kernel in (matmul_blocked, matmul_tiled):
+        found.append(Case(f"{JUDGED} gate", matmul, _specs(x=(M, H), w=(H, I)), M))
+    M, K, N = MATMUL
+    for kernel in (matmul_blocked, matmul_tiled, tutorial_blocked):
         found.append(Case("tutorial", kernel, _specs(xT=(K, M), w=(K, N)), M))
-    M, K, r, N = PAPER
-    for block in PAPER_BLOCKS:
+    M, K, r, N = SWEEP
+    for block in SWEEP_MS:
         sweep = _specs(x=(M, K), u=(K, r), v=(r, N))
         found.append(Case("paper", low_rank_fused, sweep, M, options={"B_M": block}))
     found.append(Case("paper", matmul, _specs(x=(M, K), w=(K, N)), M))

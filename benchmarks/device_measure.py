@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optimum_neuronmm.kernels import KernelError
+from optimum_neuronmm.kernels import Kernel, KernelError
 from optimum_neuronmm.kernels.dialect import find_neuronxcc
 
 
@@ -92,13 +92,18 @@ def measure(modules, case, plan, warmup: int, iters: int, neff: Path | None = No
     """
     nki, nl = modules
     options = {"save_neff_name": str(neff)} if neff else {}
-    timed = nki.benchmark(warmup=warmup, iters=iters, **options)(case.kernel.compiled)
     arrays = {
         # The data plays no part: nki.benchmark does not hand it to the device.
         name: nl.static_cast(np.zeros(spec.shape, np.float32), getattr(nl, spec.dtype))
         for name, spec in case.tensors.items()
     }
-    timed(*(arrays.get(name) for name in case.kernel.tensors), **case.settings, plan=plan)
+    timed = nki.benchmark(warmup=warmup, iters=iters, **options)
+    if isinstance(case.kernel, Kernel):
+        timed = timed(case.kernel.compiled)
+        timed(*(arrays.get(name) for name in case.kernel.tensors), **case.settings, plan=plan)
+    else:
+        timed = timed(nki.jit(case.kernel))
+        timed(*arrays.values())
     latency = timed.benchmark_result.nc_latency
     found = {str(p): float(latency.get_latency_percentile(p)) for p in PERCENTILES}
     if not all(math.isfinite(value) and value > 0 for value in found.values()):

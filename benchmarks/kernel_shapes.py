@@ -19,6 +19,16 @@ from optimum_neuronmm.ranks import Shape, uniform_rank
 
 # The paper's block-size sweep (NeuronMM, arXiv 2510.25977): M, K, r, N.
 SWEEP = (4096, 7168, 4096, 18432)
+MODELS = {  # hidden and intermediate size
+    "Llama-3.2-1B": (2048, 8192),
+    "Llama-3.2-3B": (3072, 8192),
+    "Qwen3-1.7B": (2048, 6144),
+    "Qwen3-4B": (2560, 9728),
+}
+JUDGED = "Llama-3.2-1B"  # where one model stands for all
+RATIO = 0.2
+ROWS = (1, 16, 128, 512, 1024, 4096)
+DECODE_ROWS = 128  # at most, for mlp_decode
 
 
 def specs(*shapes) -> list:

@@ -22,7 +22,6 @@ those of the NeuronMM paper (arXiv 2510.25977). Each goal is printed beside the 
 """
 
 import argparse
-import itertools
 import sys
 import time
 from pathlib import Path
@@ -31,7 +30,6 @@ import torch
 
 from optimum_neuronmm.kernels import (
     KERNELS,
-    KernelError,
     gated_matmul,
     get_machine,
     low_rank_fused,
@@ -41,252 +39,18 @@ from optimum_neuronmm.kernels import (
     matmul_blocked,
     matmul_tiled,
     mlp,
-    mlp_decode,
     mlp_two_kernels,
-    mlp_up,
     simulate,
 )
-from optimum_neuronmm.kernels.cost import padding
-from optimum_neuronmm.kernels.latency.instructions import documented
 
 
 if not __package__:  # run as a file
     sys.path[0], __package__ = str(Path(__file__).resolve().parent.parent), "benchmarks"
-from .kernel_shapes import SWEEP, low_rank, mlp_tensors, rank, specs
-from .published import NAIVE, NAIVE_GFLOP, NAIVE_MB, SWEEP_INTENSITY
+from .kernel_shapes import JUDGED, MODELS, RATIO, SWEEP, low_rank, mlp_tensors, rank, specs
+from .kernels_counts import TARGET, dry
+from .kernels_mlp import decode_section, mlp_section, shards_section
+from .kernels_products import fused_section, naive_section, tutorial_section
 from .results import Results
-
-
-TARGET = "trn1"
-ENGINES = ("TensorE", "VectorE", "ScalarE", "DMA")
-MODELS = {
-    "Llama-3.2-1B": (2048, 8192),
-    "Llama-3.2-3B": (3072, 8192),
-    "Qwen3-4B": (2560, 9728),
-    "TP-4 shard": (2048, 2048),
-}
-SHARDS = {  # H, I of one rank, r: U, and what was gathered of X U, are whole on every rank
-    "Phi-3-mini TP-2": (3072, 4096, 2048),
-    "Llama-3.2-1B TP-4": (2048, 2048, 1280),
-}
-
-
-def counted(run) -> dict:
-    """The columns that every kernel has, of a simulation."""
-    seconds = documented(run.machine).busy(run.trace)
-    plans = run.plan if isinstance(run.plan, tuple) else (run.plan,)
-    return {
-        "B_M": "/".join(str(plan.B_M) for plan in plans),
-        "GFLOP": run.flops / 1e9,
-        "transpose GFLOP": run.transpose_flops / 1e9,
-        "HBM MB": run.hbm_bytes / 1e6,
-        "FLOP/byte": run.intensity,
-        "in runs >= 2 KiB %": 100 * run.trace.bytes_in_runs_of(2048),
-        "SBUF %": 100 * run.sbuf_peak / run.machine.sbuf,
-        "spills": run.spills,
-        "padding %": 100 * padding(run.trace),
-        **{f"{engine} busy ms": 1e3 * seconds[engine] for engine in ENGINES},
-    }
-
-
-def dry(kernel, *tensors, options: dict | None = None, **settings):
-    """A dry run, or None and a line that says why there is none."""
-    try:
-        if options:
-            settings["plan"] = kernel.plan(*tensors, target=TARGET, options=options, **settings)
-        return simulate(kernel, *tensors, target=TARGET, dry=True, **settings)
-    except KernelError as error:
-        print(f"  {kernel.name}: {error}")
-        return None
-
-
-def fused_section(results: Results) -> None:
-    M, K, r, N = SWEEP
-    results.begin("fused", f"X U V, M={M} K={K} r={r} N={N}, bfloat16, {TARGET}: counted by the simulator")
-    tensors = low_rank(M, K, r, N)
-    transposed = specs((K, M), (K, N))
-    calls = [
-        (low_rank_fused, "X U V", tensors),
-        (low_rank_sequential, "X U V", tensors),
-        (low_rank_naive, "X U V", tensors),
-        (matmul, "X W", specs((M, K), (K, N))),
-        (matmul_tiled, "X W", transposed),
-        (matmul_blocked, "X W", transposed),
-    ]
-    runs = {kernel.name: dry(kernel, *arguments) for kernel, _, arguments in calls}
-    forms = {kernel.name: form for kernel, form, _ in calls}
-    results.table(
-        "fused", [{"kernel": name, "form": forms[name], **counted(run)} for name, run in runs.items() if run]
-    )
-    fused = runs["low_rank_fused"]
-    bound = 2 * (M * (K + N) + r * (K + N) * M / 1024) / 1e9
-    results.goal("rows of a strip", fused and fused.plan.B_M, ">=", 1024)
-    results.goal("GB of HBM traffic", fused and fused.hbm_bytes / 1e9, "<=", bound)
-    results.goal("FLOP/byte", fused and fused.intensity, ">=", 819)
-    results.goal(
-        "live SBUF with second buffers, % of capacity", fused and 100 * fused.sbuf_peak / fused.machine.sbuf, "<=", 90
-    )
-
-    results.begin("sweep", "The paper's block sizes, for the same product")
-    rows = []
-    for B_M, intensity in SWEEP_INTENSITY.items():
-        run = dry(low_rank_fused, *tensors, options={"B_M": B_M})
-        row = {"B_M": B_M, "published FLOP/byte": intensity}
-        if run:
-            row |= {
-                "counted FLOP/byte": run.intensity,
-                "counted GB": run.hbm_bytes / 1e9,
-                "GB that the published implies": run.flops / intensity / 1e9,
-            }
-        rows.append(row)
-    results.table("sweep", rows)
-    for row in rows:
-        results.goal(
-            f"FLOP/byte at B_M={row['B_M']}",
-            row.get("counted FLOP/byte"),
-            "=",
-            row["published FLOP/byte"],
-            within=1e-3,
-        )
-
-
-def naive_section(results: Results) -> None:
-    M, K, r, N = NAIVE
-    results.begin("naive", f"Sequential and naive fusion, M={M} K={K} r={r} N={N}, N in blocks of 512")
-    tensors = low_rank(*NAIVE)
-    runs = {
-        k.name: dry(k, *tensors, options={"B_N": 512}) for k in (low_rank_sequential, low_rank_naive, low_rank_fused)
-    }
-    results.table(
-        "naive",
-        [
-            {
-                "kernel": n,
-                "published GFLOP": NAIVE_GFLOP.get(n),
-                "published MB": NAIVE_MB.get(n),
-                **counted(run),
-            }
-            for n, run in runs.items()
-            if run
-        ],
-    )
-    for name, published in NAIVE_GFLOP.items():
-        run = runs[name]
-        results.goal(f"GFLOP of {name}", run and run.flops / 1e9, "=", published, within=1e-3)
-
-
-def tutorial_section(results: Results) -> None:
-    results.begin(
-        "tutorial",
-        "The baselines of the Neuron documentation's matrix multiplication tutorial, [4096, 8192] @ [8192, 8192]",
-    )
-    tensors = specs((8192, 4096), (8192, 8192))
-    runs = {kernel.name: dry(kernel, *tensors) for kernel in (matmul_tiled, matmul_blocked)}
-    runs["matmul"] = dry(matmul, *specs((4096, 8192), (8192, 8192)))
-    results.table("tutorial", [{"kernel": name, **counted(run)} for name, run in runs.items() if run])
-    for name, expected in (("matmul_tiled", 4.429), ("matmul_blocked", 0.738)):
-        run = runs[name]
-        results.goal(f"GB of {name}", run and run.hbm_bytes / 1e9, "=", expected, within=1e-3)
-
-
-def mlp_section(results: Results) -> None:
-    H, I, r, M = 2048, 8192, 1280, 512  # noqa: E741
-    results.begin(
-        "mlp", f"The MLP of one layer, {M} rows, H={H} I={I} r={r}, bfloat16, {TARGET}: counted by the simulator"
-    )
-    whole = dry(mlp, *mlp_tensors(M, H, I, r))
-    calls = {
-        "mlp": whole,
-        "mlp_two_kernels": dry(mlp_two_kernels, *mlp_tensors(M, H, I, r)),
-        "mlp, dense weights": dry(mlp, *mlp_tensors(M, H, I, None)),
-    }
-    results.table("mlp", [{"kernel": name, **counted(run)} for name, run in calls.items() if run])
-    if whole:
-        names = {a.name for a in whole.trace.allocations if a.buffer == "hbm"}
-        between = names - {*mlp.tensors, "y"}
-        known = sum(whole.trace.bytes_of(name) for name in {*mlp.tensors, "y"})
-        results.goal("HBM tensors beside arguments and result", len(between), "=", 0)
-        results.goal("HBM MB of anything else", (whole.hbm_bytes - known) / 1e6, "=", 0)
-        seconds = documented(whole.machine).busy(whole.trace)
-        other = max((engine for engine in seconds if engine != "TensorE"), key=seconds.get)
-        results.goal(f"ms that {other}, the next engine, is busy", 1e3 * seconds[other], "<", 1e3 * seconds["TensorE"])
-        results.goal("padding, %", 100 * padding(whole.trace), "<", 2)
-
-    results.begin("padding", "Ragged rows: 500 rows, ranks of the package's formula")
-    rows = []
-    for model, (H, I) in list(MODELS.items())[1:]:  # noqa: E741
-        for ratio in (0.1, 0.2):
-            r = rank(H, I, ratio)
-            for kernel in (mlp, mlp_two_kernels):
-                run = dry(kernel, *mlp_tensors(500, H, I, r))
-                row = {"model": model, "ratio": ratio, "r": r, "kernel": kernel.name}
-                rows.append(row | counted(run) if run else row)
-    results.table("padding", rows)
-    for row in rows:
-        what = f"padding % of {row['kernel']}, {row['model']} at {row['ratio']}"
-        results.goal(what, row.get("padding %"), "<", 10)
-
-
-def decode_section(results: Results) -> None:
-    results.begin("decode", "Few rows: mlp_decode, bfloat16. Weights: the bytes of the factors; the rest is x and y")
-    pairs = [("Llama-3.2-1B", 0.2), *((model, ratio) for model in list(MODELS)[1:] for ratio in (0.1, 0.2))]
-    cases = [(*pair, rows) for pair in pairs for rows in (1, 16, 128)]
-    table = []
-    for model, ratio, M in cases:
-        H, I = MODELS[model]  # noqa: E741
-        r = rank(H, I, ratio)
-        weights = 2 * 3 * r * (H + I)
-        run = dry(mlp_decode, *mlp_tensors(M, H, I, r))
-        row = {"model": model, "ratio": ratio, "r": r, "rows": M, "weights MB": weights / 1e6}
-        if run:
-            seconds = documented(run.machine).busy(run.trace)
-            row |= {
-                "HBM MB": run.hbm_bytes / 1e6,
-                "over weights %": 100 * (run.hbm_bytes / weights - 1),
-                "in runs >= 2 KiB %": 100 * run.trace.bytes_in_runs_of(2048),
-                "SBUF %": 100 * run.sbuf_peak / run.machine.sbuf,
-                "DMAs": run.trace.counts["load"] + run.trace.counts["store"],
-                **{f"{engine} busy ms": 1e3 * seconds[engine] for engine in ENGINES},
-            }
-        table.append(row)
-    results.table("decode", table)
-    for row in table:
-        case = f"{row['model']} at {row['ratio']}, rows={row['rows']}"
-        if row["rows"] == 1:  # with more rows, x and y count beside the small weights of a shard
-            results.goal(f"% of HBM traffic over the weights, {case}", row.get("over weights %"), "<=", 2)
-        results.goal(f"% of bytes in runs >= 2 KiB, {case}", row.get("in runs >= 2 KiB %"), ">=", 95)
-
-
-def shards_section(results: Results) -> None:
-    results.begin(
-        "shards",
-        "The first half of an MLP on one rank: gate and up with one U, and from the gather of X U on. bfloat16",
-    )
-    table = []
-    for (model, (H, I, r)), M in itertools.product(SHARDS.items(), (1, 128, 512)):  # noqa: E741
-        calls = {
-            "mlp_up, one U": (mlp_up, specs((M, H), (H, r), (r, I), None, (r, I))),
-            "gated_matmul": (gated_matmul, specs((M, r), (r, I), (M, r), (r, I))),
-        }
-        for name, (kernel, tensors) in calls.items():
-            inputs = M * (H if kernel is mlp_up else 2 * r)
-            arguments = sum(t.shape[0] * t.shape[1] for t in tensors if t)
-            row = {"model": model, "r": r, "rows": M, "kernel": name, "weights MB": 2 * (arguments - inputs) / 1e6}
-            run = dry(kernel, *tensors)
-            if run:
-                row |= {
-                    "over weights %": 100 * (run.hbm_bytes / (2 * (arguments - inputs)) - 1),
-                    "read again MB": (run.hbm_bytes - 2 * (arguments + M * I)) / 1e6,
-                    **counted(run),
-                }
-            table.append(row)
-    results.table("shards", table)
-    for row in table:
-        case = f"{row['kernel']}, {row['model']}, rows={row['rows']}"
-        results.goal(f"HBM MB beside one pass over arguments and result, {case}", row.get("read again MB"), "=", 0)
-        if row["rows"] == 1:  # with more, activations count beside the small weights of a shard
-            results.goal(f"% of HBM traffic over the weights, {case}", row.get("over weights %"), "<=", 2)
-            results.goal(f"% of bytes in runs >= 2 KiB, {case}", row.get("in runs >= 2 KiB %"), ">=", 95)
 
 
 def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
@@ -355,7 +119,10 @@ def speed_section(results: Results) -> None:
     calls = [(kernel, low_rank(M, K, r, N)) for kernel in (low_rank_fused, low_rank_sequential, low_rank_naive)]
     calls += [(matmul, specs((M, K), (K, N))), (matmul_tiled, transposed), (matmul_blocked, transposed)]
     calls += [(gated_matmul, specs((M, r), (r, N), (M, K), (K, N)))]
-    calls += [(mlp_two_kernels, mlp_tensors(M, K, N, r)), (mlp, mlp_tensors(M, *MODELS["Llama-3.2-1B"], 1280))]
+    calls += [
+        (mlp_two_kernels, mlp_tensors(M, K, N, r)),
+        (mlp, mlp_tensors(M, *MODELS[JUDGED], rank(*MODELS[JUDGED], RATIO))),
+    ]
     rows = []
     for kernel, tensors in calls:
         started = time.perf_counter()

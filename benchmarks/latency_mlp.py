@@ -19,7 +19,7 @@ from optimum_neuronmm.kernels import get_machine, matmul, mlp, mlp_decode, mlp_t
 from optimum_neuronmm.kernels.latency import Prediction
 from optimum_neuronmm.kernels.latency.dma import CALIBRATED, CURVES
 
-from .kernel_shapes import mlp_tensors, rank
+from .kernel_shapes import DECODE_ROWS, JUDGED, MODELS, RATIO, ROWS, mlp_tensors, rank
 from .latency_figures import (
     TARGET,
     each,
@@ -36,17 +36,6 @@ from .paper_kernels import pair
 from .results import Results
 
 
-MODELS = {
-    "Llama-3.2-1B": (2048, 8192),
-    "Llama-3.2-3B": (3072, 8192),
-    "Qwen3-1.7B": (2048, 6144),
-    "Qwen3-4B": (2560, 9728),
-}
-RATIO = 0.2
-ROWS = (1, 16, 128, 512, 1024, 4096)
-JUDGED = "Llama-3.2-1B"  # of the goals that are for one model
-
-
 @dataclass(frozen=True)
 class Case:
     """The MLP of a model (H hidden, I intermediate), M rows of it, factors of rank r."""
@@ -60,16 +49,18 @@ class Case:
     def r(self) -> int:
         return rank(self.H, self.I, RATIO)
 
+    def parameters(self, r: int | None) -> int:
+        return 3 * (self.H * self.I if r is None else r * (self.H + self.I))
+
     def flops(self, r: int | None) -> int:
         """That the result needs: nothing padded or computed again."""
-        per_projection = self.H * self.I if r is None else r * (self.H + self.I)
-        return 2 * self.M * 3 * per_projection
+        return 2 * self.M * self.parameters(r)
 
     def floor(self, r: int | None) -> float:
         """Seconds that no kernel can beat: max(FLOPs / peak, bytes / bandwidth), weights, x and y moved once."""
         machine = get_machine(TARGET)
-        weights = self.flops(r) // self.M
-        return max(self.flops(r) / machine.flops, (weights + 4 * self.M * self.H) / machine.bandwidth)
+        moved = 2 * (self.parameters(r) + 2 * self.M * self.H)  # bytes: bfloat16
+        return max(self.flops(r) / machine.flops, moved / machine.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,7 @@ class Contest:
 
 def whole(case: Case, r: int | None, dma=CALIBRATED) -> Prediction | None:
     """The fastest of our kernels for the whole MLP, by prediction; dense weights where r is None."""
-    kernels = [mlp, mlp_two_kernels, *([mlp_decode] if case.M <= 128 else [])]
+    kernels = [mlp, mlp_two_kernels, *([mlp_decode] if case.M <= DECODE_ROWS else [])]
     return fastest([predicted(kernel, *mlp_tensors(case.M, case.H, case.I, r), dma=dma) for kernel in kernels])
 
 
@@ -154,8 +145,9 @@ def mlp_section(results: Results, models: dict = MODELS, rows: tuple = ROWS) -> 
     results.begin(
         "mlp",
         f"The MLP of one layer at ratio {RATIO}, bfloat16, {TARGET}: predicted. ours: the fastest of mlp, mlp_two_kernels and"
-        " mlp_decode; pair: the paper's two kernels, rebuilt; spared: without zeros that are overwritten whole, at best also as if its engines never waited for each other; X W: the same of ours with dense weights; 3 matmul: gate, up and"
-        " down as dense products, without the activation",
+        " mlp_decode; pair: the paper's two kernels, rebuilt; spared: without zeros that are overwritten whole, at best also as"
+        " if its engines never waited for each other; X W: the same of ours with dense weights; 3 matmul: gate, up and down as"
+        " dense products, without the activation",
     )
     contests = [contest(Case(model, *sizes, M)) for model, sizes in models.items() for M in rows]
     results.table("mlp", [row(found) for found in contests])

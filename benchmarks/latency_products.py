@@ -18,7 +18,7 @@ from statistics import mean
 from optimum_neuronmm import kernels
 from optimum_neuronmm.kernels.latency import Prediction
 
-from . import calibration_kernels, published, tutorial_kernels
+from . import published
 from .kernel_shapes import SWEEP, low_rank, specs
 from .latency_figures import figures, in_a_row, milliseconds, notes, predicted, ratio
 from .results import Results
@@ -33,24 +33,16 @@ COMPARED = {  # with the fused kernel
 }
 
 
-def kernel_named(name: str):
-    found = (getattr(module, name, None) for module in (kernels, tutorial_kernels, calibration_kernels))
-    return next(kernel for kernel in found if kernel is not None)
-
-
 def twice(kernel, M: int, K: int, r: int, N: int) -> Prediction | None:
     """X U V as two products: (X U)^T = U^T X^T is the transposed operand of the second."""
     return in_a_row([(kernel, ((K, r), (K, M))), (kernel, ((r, M), (r, N)))])
 
 
 def prediction_of(row: published.Published) -> Prediction | None:
-    kernel = kernel_named(row.kernel)
-    if row.kernel.startswith("low_rank"):
-        return predicted(kernel, *low_rank(*row.sizes), options=dict(row.options))
-    if len(row.sizes) == 4:
+    kernel = published.kernel_named(row.kernel)
+    if len(row.sizes) == 4 and not row.kernel.startswith("low_rank"):
         return twice(kernel, *row.sizes)
-    M, K, N = row.sizes
-    return predicted(kernel, *specs((K, M), (K, N)))
+    return predicted(kernel, *row.tensors, options=dict(row.options))
 
 
 def published_section(results: Results, rows=published.PUBLISHED) -> None:

@@ -20,10 +20,14 @@ engine model were fitted to; every other row only checks them from outside, and 
 
 from dataclasses import dataclass
 
-from .kernel_shapes import SWEEP
+from optimum_neuronmm import kernels
+
+from . import calibration_kernels, tutorial_kernels
+from .kernel_shapes import SWEEP, low_rank, specs
 
 
 CALIBRATION, OUTSIDE = "calibration", "checked from outside"
+WITHIN = 0.02  # what the constants may leave of a row that they were fitted to, relative to it
 MEAN_SPEEDUP, MAX_SPEEDUP = 1.35, 2.22  # of the paper's fused kernel over the matrix product of AWS: its headlines
 TRANSPOSE_GFLOP = 22.55  # of its fused kernel, the mean over the rows of its kernel table
 # The paper's block-size sweep, at M, K, r, N = SWEEP: FLOP/byte and ms by B_M, where nothing spilled.
@@ -41,7 +45,8 @@ class Published:
     """A published time of a product of these sizes, and the kernel that stands for what ran.
 
     Attributes:
-        kernel: a name in `optimum_neuronmm.kernels` or in `tutorial_kernels`; for X U V one of X W stands for two of them in a row.
+        kernel: a name in `optimum_neuronmm.kernels`, `tutorial_kernels` or `calibration_kernels`; for X U V one of X W stands for
+            two of them in a row.
         sizes: M, K, N of X W; M, K, r, N of X U V.
         options: of its plan.
         used: for calibration, or as a check from outside.
@@ -60,6 +65,19 @@ class Published:
     megabytes: float | None = None
     remark: str = ""
 
+    @property
+    def tensors(self) -> list[kernels.Spec]:
+        """What the kernel is given, where it is the whole of what ran."""
+        if self.kernel.startswith("low_rank"):
+            return low_rank(*self.sizes)
+        M, K, N = self.sizes
+        return specs((K, M), (K, N))
+
+
+def kernel_named(name: str):
+    found = (getattr(module, name, None) for module in (kernels, tutorial_kernels, calibration_kernels))
+    return next(kernel for kernel in found if kernel is not None)
+
 
 PUBLISHED = (
     *(
@@ -70,14 +88,14 @@ PUBLISHED = (
             milliseconds,
             (("B_M", B_M),),
             CALIBRATION,
-            0.02,
+            WITHIN,
         )
         for B_M, milliseconds in SWEEP_MS.items()
     ),
     Published("tutorial: Original Tiled", "tiled_matmul", MATMUL, 51.80, within=0.1),
-    Published("tutorial: Optimization 1", "matmul_tiled", MATMUL, 42.96, used=CALIBRATION, within=0.02),
+    Published("tutorial: Optimization 1", "matmul_tiled", MATMUL, 42.96, used=CALIBRATION, within=WITHIN),
     Published("tutorial: Optimization 2", "free_blocked_matmul", MATMUL, 22.07, within=0.1),
-    Published("tutorial: Optimization 3", "tutorial_blocked", MATMUL, 6.97, used=CALIBRATION, within=0.02),
+    Published("tutorial: Optimization 3", "tutorial_blocked", MATMUL, 6.97, used=CALIBRATION, within=WITHIN),
     *(
         Published(
             "paper: sequential",

@@ -13,9 +13,10 @@
 # limitations under the License.
 """X W as the slower steps of the Neuron documentation's matrix multiplication tutorial do it, to check predictions on.
 
-The tutorial's other steps are `matmul_tiled` ("Optimization 1") and `matmul_blocked` ("Optimization 3") of the kernels. These
-are rebuilt in the same style: the same transfers and the same products as there, one tile per transfer. A weight's tile is used
-as it comes, where the tutorial first loads all of a block's columns. Plain functions for `simulate` and `predict`.
+The tutorial's other steps are `matmul_tiled` of the kernels ("Optimization 1") and `calibration_kernels.tutorial_blocked`
+("Optimization 3"). These are rebuilt in the same style: the same transfers and the same products as there, one tile per
+transfer. A weight's tile is used as it comes, where the tutorial first loads all of a block's columns. Plain functions for
+`simulate` and `predict`.
 """
 
 from optimum_neuronmm.kernels.beta1 import to

@@ -19,7 +19,7 @@ dense MLP. `MLPLatency.seconds` of the MLP as it was chosen says how far the sum
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from .configuration import NeuronMMConfig
 from .errors import NeuronMMError
 from .families import Family
 from .kernels.latency import Prediction
-from .neuron.form import Form
+from .neuron.form import Form, dense_form
 from .neuron.selection import no_kernel, rank_kernels
 from .ranks import DENSE, Shape
 
@@ -90,14 +90,8 @@ class MLPLatency:
     @classmethod
     def of(cls, model_config, family: Family, request: Request, dtype: torch.dtype) -> "MLPLatency":
         """That of a transformers model. float16, which the kernels do not compute in, counts as bfloat16."""
-        form = Form(
-            model_config.hidden_size,
-            model_config.intermediate_size,
-            *Ranks(),
-            shared=any(len(computes) > 1 for computes in family.projections.values()),
-            biased=bool(getattr(model_config, "mlp_bias", False)),
-            activation=getattr(model_config, "hidden_act", None) or model_config.hidden_activation,
-        )
+        shared = any(len(computes) > 1 for computes in family.projections.values())
+        form = replace(dense_form(model_config), shared=shared)
         return cls(form, request, torch.bfloat16 if dtype == torch.float16 else dtype)
 
     def prediction(self, ranks: Ranks, phase: str) -> Prediction:
@@ -108,9 +102,7 @@ class MLPLatency:
         """
         if (ranks, phase) not in self._predictions:
             rows, _ = self.request.phases[phase]
-            form = Form(
-                self._form.H, self._form.I, *ranks, self._form.shared, self._form.biased, self._form.activation
-            )
+            form = replace(self._form, **ranks._asdict())
             candidates, refused = rank_kernels(form, rows, self.dtype, self.request.instance_type, CORES)
             valid = [candidate.prediction for candidate in candidates if not candidate.prediction.spills]
             if not valid:

@@ -187,18 +187,16 @@ class SpeedupSearch:
         cheapest, dense = self._cheapest(cost), Allocation(self._projections, dict.fromkeys(shapes, DENSE))
         low, high = (sum(cost(shapes[path], rank) for path, rank in end.ranks.items()) for end in (cheapest, dense))
         least, most = self.seconds(cheapest), self._dense
-        aim, was_above = self._limit, None
-        for _ in range(_ROUNDS if least < aim else 0):
+        aim = self._limit
+        for _ in range(_ROUNDS if least < aim else 0):  # regula falsi
             budget = low + (aim - least) / (most - least) * (high - low)  # seconds as linear in it
             seconds = self.seconds(allocate_within(self._projections, losses, self._block_size, cost, budget))
-            if abs(seconds - aim) <= _RESOLUTION * self._limit:
+            if abs(seconds - aim) <= _RESOLUTION * aim:
                 break
-            # An end that stays for a second time counts half (the Illinois variant of regula falsi), so that it moves.
             if seconds > aim:
-                high, most, least = budget, seconds, aim - (aim - least) / (2 if was_above else 1)
+                high, most = budget, seconds
             else:
-                low, least, most = budget, seconds, aim + (most - aim) / (2 if was_above is False else 1)
-            was_above = seconds > aim
+                low, least = budget, seconds
 
     @cached_property
     def _costs(self) -> list[Cost]:

@@ -27,6 +27,7 @@ import pytest
 
 from benchmarks import device, device_cases, device_measure
 from benchmarks.device_file import FORMAT, RUNNING, anonymous
+from benchmarks.published import CALIBRATION, PUBLISHED
 from optimum_neuronmm.kernels import KERNELS, Spec, low_rank_fused, mlp_decode, mlp_two_kernels
 from optimum_neuronmm.kernels.dialect import find_neuronxcc
 
@@ -131,6 +132,25 @@ def test_the_kernels_of_a_pipeline_run_alone(nki):
     assert (up.name, down.name) == ("mlp_up", "low_rank_fused")
     assert up.arguments["activation"] == "silu"
     assert down.arguments["x"].shape == (8192, 16) and down.arguments["x_transposed"] is True
+
+
+def test_a_plain_function_runs_without_a_plan(nki):
+    device.main(["--kernels", "tutorial_blocked"])
+    device.main(["--kernels", "tutorial_blocked"])
+    (call,) = nki.calls  # the rerun takes what the file has
+    assert call.name == "tutorial_blocked"
+    assert {name: array.shape for name, array in call.arguments.items()} == {"xT": (8192, 4096), "w": (8192, 8192)}
+    (record,) = written()["cases"]
+    assert record["plan"] is None and record["measured"]["microseconds"]["50"] == 1050.0
+    assert record["predicted"]["ms"] == pytest.approx(6.97, rel=0.02)
+
+
+def test_all_that_the_model_was_calibrated_on_is_measured():
+    found = {
+        (case.kernel_name, tuple(case.tensors.values()), tuple(case.options.items())) for case in device_cases.cases()
+    }
+    rows = [row for row in PUBLISHED if row.used == CALIBRATION]
+    assert {(row.kernel, tuple(row.tensors), row.options) for row in rows} <= found
 
 
 def test_every_case_has_a_name_and_a_file_name_of_its_own():
@@ -352,7 +372,7 @@ def test_the_target_is_that_of_the_instance(nki):
     [
         (
             ["--kernels", "mlp", "nonsense"],
-            "unknown kernel nonsense: expected some of low_rank_fused, matmul, .*mlp_up$",
+            "unknown kernel nonsense: expected some of low_rank_fused, matmul, .*mlp_up, tutorial_blocked$",
         ),
         (["--rows", "7"], r"no case has \[7\] rows and one of these kernels: rows are 1, 16, 128, 512, 1024, 4096"),
         (["--kernels", "mlp_decode", "--rows", "512"], r"no case has \[512\] rows"),

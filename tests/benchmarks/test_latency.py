@@ -26,7 +26,7 @@ from benchmarks import latency, latency_figures, latency_mlp, latency_products, 
 from benchmarks.kernel_shapes import specs
 from benchmarks.latency_figures import each, fastest, figures, in_a_row, milliseconds, overlapped, predicted, ratio
 from benchmarks.latency_mlp import MODELS, RATIO, ROWS, Case, contest
-from benchmarks.published import CALIBRATION, OUTSIDE, PUBLISHED, Published
+from benchmarks.published import CALIBRATION, OUTSIDE, PUBLISHED, Published, kernel_named
 from benchmarks.results import Results
 from optimum_neuronmm.kernels import get_machine, matmul, matmul_tiled, mlp_decode
 from optimum_neuronmm.kernels.latency.dma import CURVES, FLAT, STEP
@@ -212,7 +212,7 @@ def test_two_products_fit_each_other():
 
 @pytest.mark.parametrize("kernel", sorted({row.kernel for row in PUBLISHED}))
 def test_kernels_of_published_rows_are_found(kernel):
-    found = latency_products.kernel_named(kernel)
+    found = kernel_named(kernel)
     assert getattr(found, "name", None) == kernel or found.__name__ == kernel
 
 
