@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from .configuration import NeuronMMConfig
-from .report import MAP_NAME, by_kind, format_report, perplexity_warning, rank_span
+from .report import MAP_NAME, by_kind, format_report, perplexity_warning, rank_span, speedup_device
 
 
 CARD_NAME = "README.md"
@@ -121,7 +121,7 @@ def _asked_for(report: dict) -> str:
     speedup = report["speedup"]
     return (
         f"chosen for MLPs that\nare predicted, not measured, to be {speedup['predicted']:.3f} times as fast as our "
-        f"kernels with dense weights on one core of {speedup['instance_type']}"
+        f"kernels with dense weights on {speedup_device(speedup)}"
     )
 
 

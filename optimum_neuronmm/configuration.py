@@ -86,7 +86,8 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
         target_speedup: where set, the predicted loss is minimised for a speed instead of a ratio: the predicted seconds of
             all MLPs, for one request of the lengths below, are at most those of the dense MLPs divided by this (above 1).
             Takes the place of `compression_ratio`, and needs ranks by loss.
-        target_instance_type: "trn1", "inf2", "trn2" or "trn3", for one core of which the seconds are predicted.
+        target_instance_type: "trn1", "inf2", "trn2" or "trn3", for one core of which the seconds are predicted: a logical one, of
+            two physical ones on trn2 and trn3.
         target_prompt_length: rows of the one prefill of that request; 0 leaves the prefill out.
         target_output_length: number of its decode steps, of one row each; 0 leaves decoding out.
         refine: change the down projections, factored and dense, by what least squares on the compressed model's own

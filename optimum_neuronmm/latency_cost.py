@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Predicted seconds as the cost of a rank: of whole MLPs on one core, and of each projection as its share of them.
+"""Predicted seconds as the cost of a rank: of whole MLPs, and of each projection as its share of them.
 
 The parts of an MLP work at the same time, on several engines, so the seconds of its projections do not add up by nature.
 A share that adds up is made of differences: what the whole MLP takes when one projection alone is replaced, against the
@@ -28,13 +28,14 @@ from .allocation import Projections
 from .configuration import NeuronMMConfig
 from .errors import NeuronMMError
 from .families import Family
+from .kernels import MACHINES
 from .kernels.latency import Prediction
 from .neuron.form import Form, dense_form
 from .neuron.selection import no_kernel, rank_kernels
 from .ranks import DENSE, Shape
 
 
-BATCH_SIZE = CORES = 1  # what is predicted
+BATCH_SIZE = 1  # what is predicted
 _DECODE_ROWS = 1
 
 
@@ -51,7 +52,7 @@ class Request:
     """What is to be fast: one prompt, read in one prefill, and the decode steps after it.
 
     Attributes:
-        instance_type: a name of `kernels.MACHINES`; the time is that of one of its cores.
+        instance_type: a name of `kernels.MACHINES`; the time is that of one of its logical cores.
         prompt_length: rows of the prefill; 0 leaves it out.
         output_length: number of decode steps, of one row each; 0 leaves them out.
     """
@@ -63,6 +64,11 @@ class Request:
     @classmethod
     def of(cls, config: NeuronMMConfig) -> "Request":
         return cls(config.target_instance_type, config.target_prompt_length, config.target_output_length)
+
+    @property
+    def cores(self) -> int:
+        """Physical cores of a logical one, which share the work as in an export."""
+        return MACHINES[self.instance_type].lnc
 
     @property
     def phases(self) -> dict[str, tuple[int, int]]:
@@ -103,7 +109,7 @@ class MLPLatency:
         if (ranks, phase) not in self._predictions:
             rows, _ = self.request.phases[phase]
             form = replace(self._form, **ranks._asdict())
-            candidates, refused = rank_kernels(form, rows, self.dtype, self.request.instance_type, CORES)
+            candidates, refused = rank_kernels(form, rows, self.dtype, self.request.instance_type, self.request.cores)
             valid = [candidate.prediction for candidate in candidates if not candidate.prediction.spills]
             if not valid:
                 reasons = [*refused.values(), *(f"{c.kernel} is expected to spill" for c in candidates)]

@@ -171,11 +171,17 @@ def _speedup_lines(report: dict) -> list[str]:
     times = ", ".join(f"{name.replace('_', ' ')} {dense[name]:.4g} -> {compressed[name]:.4g}" for name in dense)
     return [
         f"speed-up          MLPs predicted to be {speedup['predicted']:.3f} times as fast (target {speedup['target']:g}) on "
-        f"one core of {speedup['instance_type']}, {speedup['dtype']}: {speedup['prompt_length']} tokens of prompt, "
+        f"{speedup_device(speedup)}, {speedup['dtype']}: {speedup['prompt_length']} tokens of prompt, "
         f"{speedup['output_length']} of output",
         f"                  predicted ms of all MLPs: {times}",
         *(f"                  note: {note}" for note in speedup["notes"]),
     ]
+
+
+def speedup_device(speedup: dict) -> str:
+    """What the speed was predicted for, of the report's entry."""
+    cores = speedup["cores"]
+    return f"one core{f' of {cores} physical ones' if cores > 1 else ''} of {speedup['instance_type']}"
 
 
 def _recovery_lines(report: dict) -> list[str]:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .allocation import Allocation, Cost, Projections, allocate_within
 from .errors import NeuronMMError
 from .knapsack import solve
-from .latency_cost import BATCH_SIZE, CORES, MLPLatency, Ranks, ranks_of_layers
+from .latency_cost import BATCH_SIZE, MLPLatency, Ranks, ranks_of_layers
 from .neuron.selection import DENSE_LAYERS
 from .ranks import DENSE, parameter_cost, rank_options
 
@@ -108,7 +108,7 @@ class SpeedupSearch:
         return sum(map(self._latency.seconds, ranks_of_layers(self._projections, allocation.ranks)))
 
     def report(self, allocation: Allocation) -> dict:
-        """What the report says of the speed. Milliseconds are those of all MLPs, on one core."""
+        """What the report says of the speed. Milliseconds are those of all MLPs, on one logical core."""
         request, ranks = self._latency.request, ranks_of_layers(self._projections, allocation.ranks)
         milliseconds = {"dense": self._milliseconds([Ranks()] * len(ranks)), "compressed": self._milliseconds(ranks)}
         seen = [
@@ -118,7 +118,7 @@ class SpeedupSearch:
             "target": self._target,
             "predicted": milliseconds["dense"]["request"] / milliseconds["compressed"]["request"],
             "instance_type": request.instance_type,
-            "cores": CORES,
+            "cores": request.cores,
             "batch_size": BATCH_SIZE,
             "prompt_length": request.prompt_length,
             "output_length": request.output_length,

@@ -50,6 +50,19 @@ def test_the_request_is_that_of_the_config():
     assert request.phases == {"prefill": (7, 1), "decode_step": (1, 3)}
 
 
+@pytest.mark.parametrize(("target", "cores"), [("trn1", 1), ("inf2", 1), ("trn2", 2), ("trn3", 2)])
+def test_a_logical_core_is_predicted(monkeypatch, target, cores):
+    seen = []
+
+    def asked(*args):
+        seen.append(args[3:])
+        return rank_kernels(*args)
+
+    monkeypatch.setattr(module, "rank_kernels", asked)
+    MLPLatency(Form(H, I, *Ranks()), Request(target, 64, 0)).seconds(Ranks())
+    assert seen == [(target, cores)]
+
+
 @pytest.mark.parametrize(
     ("lengths", "phases"), [((7, 0), {"prefill": (7, 1)}), ((0, 3), {"decode_step": (1, 3)}), ((0, 0), {})]
 )

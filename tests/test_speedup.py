@@ -241,7 +241,7 @@ class TestSearch:
         allocation = search.allocate(random_losses(llama))
         report = search.report(allocation)
         prompt, output = lengths
-        expected = {"target": 1.2, "instance_type": "trn2", "cores": 1, "batch_size": 1, "dtype": "bfloat16"}
+        expected = {"target": 1.2, "instance_type": "trn2", "cores": 2, "batch_size": 1, "dtype": "bfloat16"}
         assert expected | {"prompt_length": prompt, "output_length": output} == {
             name: report[name] for name in (*expected, "prompt_length", "output_length")
         }
@@ -289,6 +289,11 @@ class TestCompression:
         assert report["allocation"] == "by_loss" and report["trials"] == []
         ratio = report["compression_ratio"]
         assert ratio["requested"] == ratio["projections"] == pytest.approx(removed_fraction(projections.shapes, ranks))
+
+    def test_the_two_cores_of_a_logical_one_are_told(self, compressed):
+        report = load_report(compressed)
+        report["speedup"] |= {"instance_type": "trn2", "cores": 2}
+        assert "on one core of 2 physical ones of trn2, bfloat16" in format_report(report)
 
     def test_the_terminal_and_the_card_say_that_it_is_predicted(self, compressed, target):
         report = load_report(compressed)

@@ -102,6 +102,16 @@ def check_sizes(config, neuron_config) -> None:
         )
 
 
+def check_speedup(options, neuron_config) -> None:
+    """Warns where ranks were chosen for a speed on one rank of tensor parallelism, and the model is cut for more."""
+    if options.target_speedup is not None and neuron_config.tp_degree > 1:
+        logger.warning(
+            f"The ranks were chosen for a target_speedup of {options.target_speedup:g}, predicted for one rank of tensor "
+            f"parallelism, and the model is compiled for {neuron_config.tp_degree}, where it is another. See what is predicted "
+            f"there: optimum-cli neuronmm plan -m MODEL --tensor_parallel_size {neuron_config.tp_degree}"
+        )
+
+
 def check_target(instance_type: str | None, on_device: bool) -> None:
     """Checks the instance to compile for; None is the one at hand.
 

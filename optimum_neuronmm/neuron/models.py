@@ -39,7 +39,15 @@ from ..errors import NeuronMMError
 from ..families import family_of
 from . import artifact
 from .checkpoint import HUB, check_factors, hub_options, local_checkpoint, read_config
-from .checks import check_artifact, check_shapes, check_sizes, check_target, check_tensor_parallel, checked_dtype
+from .checks import (
+    check_artifact,
+    check_shapes,
+    check_sizes,
+    check_speedup,
+    check_target,
+    check_tensor_parallel,
+    checked_dtype,
+)
 from .compilation import Compilation, compressed_with, decide_forms, is_compressed, with_sampling
 from .conversion import convert_mlp
 from .decoder import compressed_decoder
@@ -107,6 +115,7 @@ class NeuronMMModel:
         options = options or compressed_with(config)
         forms = decide_forms(config, neuron_config, options)
         check_factors(source, config, forms)
+        check_speedup(compressed_with(config), neuron_config)
         artifact.check_companions(source)
         compilation = Compilation.decide(forms, neuron_config, options)
         print(summarize(compilation, neuron_config), flush=True)

@@ -229,7 +229,7 @@ def name_of(dtype: torch.dtype) -> str:
 def _choose(form: Form, rows: int, dtype, target: str, cores: int, setting: str) -> str | None:
     """The kernel that is predicted to be the fastest of those whose calls fit the machine and pass the probe."""
     candidates, refused = rank_kernels(form, rows, dtype, target, cores)
-    refusals = [str(error) for error in refused.values()]
+    refusals = list(refused.values())
     for candidate in candidates:
         failed = next((failure for call in candidate.calls if (failure := probe(call)) is not None), None)
         if failed is None:
@@ -242,9 +242,9 @@ def _choose(form: Form, rows: int, dtype, target: str, cores: int, setting: str)
     return None
 
 
-def no_kernel(form: Form, rows: int, refusals: list[str]) -> str:
+def no_kernel(form: Form, rows: int, refusals: Iterable[KernelError | str]) -> str:
     """Why no kernel can compute a form, from what was refused."""
     if not refusals:
         known = ", ".join(KERNEL_ACTIVATIONS)
         refusals = [f"the kernels have no activation {form.activation!r}, only {known}"]
-    return f"no kernel for an MLP of {rows} rows, {form}: " + "; ".join(refusals)
+    return f"no kernel for an MLP of {rows} rows, {form}: " + "; ".join(map(str, refusals))

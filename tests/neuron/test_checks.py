@@ -185,6 +185,17 @@ class TestSizes:
         NeuronModelForCausalLM.from_pretrained(compressed, neuronmm=True, **{**SHAPES, **sizes})
         assert "positions" not in caplog.text
 
+    @pytest.mark.parametrize(("speedup", "ranks"), [(1.2, 2), (1.2, 1), (None, 2)])
+    def test_ranks_for_a_speed_on_one_rank(self, tiny, tmp_path, caplog, speedup, ranks):
+        checkpoint = save_compressed(tiny(), tmp_path / "compressed")
+        config = json.loads((checkpoint / "config.json").read_text())
+        config["quantization_config"]["target_speedup"] = speedup
+        (checkpoint / "config.json").write_text(json.dumps(config))
+        shapes = {**SHAPES, "tensor_parallel_size": ranks}
+        NeuronModelForCausalLM.from_pretrained(checkpoint, neuronmm=True, **shapes)
+        told = f"target_speedup of 1.2, predicted for one rank of tensor parallelism, and the model is compiled for {ranks}"
+        assert (told in caplog.text) == (speedup is not None and ranks > 1)
+
     @pytest.mark.parametrize(("sampling", "ranks"), [("host", 1), ("device", 2), ("device", 4)])
     def test_a_vocabulary_of_which_no_logit_is_masked(self, tiny, tmp_path, sampling, ranks):
         checkpoint = save_compressed(tiny(vocab_size=1025), tmp_path / "compressed")
