@@ -146,8 +146,8 @@ class Task:
 
 
 def _finalists(found: list[tuple[float, Plan]]) -> list[Plan]:
-    """Of (estimate, plan)s the best of a few sizes of a strip, and the best of the others."""
-    found = sorted(found, key=lambda pair: pair[0])
+    """Of (estimate, plan)s the best of a few sizes of a strip, and the best of the others; of equal ones the largest strips."""
+    found = sorted(found, key=lambda pair: (float(f"{pair[0]:.9g}"), -pair[1].B_M))
     close = {}
     for estimate, plan in found:
         if estimate <= BEYOND * found[0][0]:
@@ -158,7 +158,8 @@ def _finalists(found: list[tuple[float, Plan]]) -> list[Plan]:
             others.append(plan)
         else:
             first[plan.B_M] = plan
-    chosen = [*list(first.values())[:SIZES], *others[: max(FINALISTS - len(first), FINALISTS - SIZES)]]
+    sizes = list(first.values())[:SIZES]
+    chosen = [*sizes, *others[: FINALISTS - len(sizes)]]
     return [plan for plan in close.values() if plan in chosen]
 
 
