@@ -89,12 +89,14 @@ def family_of(config) -> Family:
     """The family of a transformers config.
 
     Raises:
-        NeuronMMError: for an unsupported type (the supported ones are listed) and for mixtures of experts (by name).
+        NeuronMMError: for an unsupported type (the supported ones are listed), for mixtures of experts (by name), and for a
+            number of experts that is no integer.
     """
     model_type = config.model_type
-    experts = next((name for name in _EXPERT_COUNTS if (getattr(config, name, None) or 0) > 1), None)
+    counts = {name: getattr(config, name, None) for name in _EXPERT_COUNTS}
+    experts = next((name for name, count in counts.items() if type(count) is int and count > 1), None)
     if experts or "moe" in model_type:
-        count = f" ({experts} = {getattr(config, experts)})" if experts else ""
+        count = f" ({experts} = {counts[experts]})" if experts else ""
         raise NeuronMMError(
             f"{model_type} is a mixture of experts{count}: its expert weights are not compressed by this package. Dense "
             f"models are supported: {', '.join(sorted(FAMILIES))}."
@@ -105,4 +107,10 @@ def family_of(config) -> Family:
             f"Model type {model_type!r} is not supported: choose one of {', '.join(sorted(FAMILIES))}.{hint} "
             "CONTRIBUTING.md says how to add a family."
         )
+    for name, count in counts.items():
+        if count is not None and type(count) is not int:
+            raise NeuronMMError(
+                f"The config says {name} = {count!r}: expected an integer, or nothing in a dense model. Repair it, or fetch "
+                "the model again."
+            )
     return FAMILIES[model_type]

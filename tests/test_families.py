@@ -13,6 +13,9 @@
 # limitations under the License.
 """The table of families against the models that transformers builds."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -140,6 +143,26 @@ def test_a_mixture_that_counts_its_experts_elsewhere():
 def test_one_expert_is_no_mixture():
     assert family_of(AutoConfig.for_model("llama", num_experts=1)) is LLAMA
     assert family_of(AutoConfig.for_model("llama", num_experts=None)) is LLAMA
+
+
+@pytest.mark.parametrize("count", ["abc", "8", 8.0, True, False, [8], {}], ids=repr)
+@pytest.mark.parametrize("name", ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"])
+def test_a_number_of_experts_that_is_no_integer(name, count):
+    told = re.escape(f"The config says {name} = {count!r}: expected an integer, or nothing in a dense model. Repair")
+    with pytest.raises(NeuronMMError, match=told):
+        family_of(SimpleNamespace(model_type="llama", **{name: count}))
+
+
+def test_what_is_known_of_a_type_is_said_before_its_experts():
+    for model_type, told in (
+        ("gpt2", "'gpt2' is not supported"),
+        ("mixtral", "'mixtral'"),
+        ("a_moe", "^a_moe is a mix"),
+    ):
+        with pytest.raises(NeuronMMError, match=told):
+            family_of(SimpleNamespace(model_type=model_type, num_experts="many"))
+    with pytest.raises(NeuronMMError, match=r"is a mixture of experts \(num_local_experts = 8\)"):
+        family_of(SimpleNamespace(model_type="llama", num_experts="many", num_local_experts=8))
 
 
 def test_attributes_are_selected_in_the_order_of_the_table():

@@ -163,18 +163,39 @@ def _check_output(args: Namespace) -> None:
                 raise NeuronMMError(f"--{option} says what --trace FILE is to hold: give --trace as well.")
     if args.plot is not None and Path(args.plot).suffix.lower() != ".png":
         raise NeuronMMError(f"--plot writes a PNG: expected a name that ends in .png, got {args.plot!r}.")
-    for option in ("trace", "plot"):
-        path = getattr(args, option)
-        if path is None:
-            continue
-        folder = Path(path).parent
-        if Path(path).is_dir():
-            is_folder = ", which is a directory" if path else ""
-            raise NeuronMMError(f"--{option} takes the name of a file, got {path!r}{is_folder}.")
+    files = {option: path for option in ("trace", "plot") if (path := getattr(args, option)) is not None}
+    for option, path in files.items():
+        _check_file(option, path)
+    if len({os.path.realpath(path) for path in files.values()}) < len(files):
+        raise NeuronMMError(f"--trace {args.trace} and --plot {args.plot} are the same file: give each its own.")
+
+
+def _check_file(option: str, path: str) -> None:
+    from ..output_file import is_special
+
+    if Path(path).is_dir():
+        is_folder = ", which is a directory" if path else ""
+        raise NeuronMMError(f"--{option} takes the name of a file, got {path!r}{is_folder}.")
+    needed = [path] if os.path.exists(path) else []
+    if not is_special(path):
+        folder = Path(os.path.realpath(path) if os.path.islink(path) else path).parent
         if not folder.is_dir():
             raise NeuronMMError(f"--{option} {path}: {folder} is no directory. Create it, or choose another.")
-        if not os.access(path if os.path.exists(path) else folder, os.W_OK):
-            raise NeuronMMError(f"{path} could not be written: no permission. Choose another file for --{option}.")
+        if _is_printed_to(path):
+            raise NeuronMMError(f"--{option} {path} is the file that the plan is printed to: choose another.")
+        needed.append(folder)  # where a new file is written before it takes the place of an older one
+    for refused in needed:
+        if not os.access(refused, os.W_OK):
+            raise NeuronMMError(
+                f"{path} could not be written: no permission for {refused}. Choose another file for --{option}."
+            )
+
+
+def _is_printed_to(path: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except OSError:  # it is not there yet, or nothing is printed
+        return False
 
 
 def _ratios(text: str) -> list[float]:
@@ -198,6 +219,7 @@ def _ratios(text: str) -> list[float]:
 
 
 def _write_trace(plan, args: Namespace) -> None:
+    from ..output_file import write_whole
     from ..planning.chrome import chrome_trace
 
     first = plan.variants[min(1, len(plan.variants) - 1)]
@@ -209,9 +231,4 @@ def _write_trace(plan, args: Namespace) -> None:
     title = (
         f"{plan.model.name}, ratio {variant.label}, {phase.name} of {phase.rows} rows: one MLP by {mlps.best.kernel}"
     )
-    content = json.dumps(chrome_trace(mlps.trace(), title))
-    try:
-        with open(args.trace, "w", encoding="utf-8") as file:
-            file.write(content)
-    except OSError as error:
-        raise NeuronMMError(f"{args.trace} could not be written: {error.strerror}.") from error
+    write_whole(args.trace, json.dumps(chrome_trace(mlps.trace(), title)).encode())

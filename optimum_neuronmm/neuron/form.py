@@ -85,6 +85,22 @@ class Form:
     tp: int = 1
     layout: str = REPLICATED
 
+    def __str__(self) -> str:
+        """For messages. Forms that differ have different texts; what is as by default is left out."""
+        ranks = {name: getattr(self, name) for name in PROJECTIONS}
+        told = ", ".join(f"{'dense' if rank is DENSE else rank} ({name})" for name, rank in ranks.items())
+        return ", ".join(
+            [
+                f"hidden size {self.H}, intermediate size {self.I}",
+                "dense" if all(rank is DENSE for rank in ranks.values()) else f"ranks {told}",
+                *["gate and up in one matrix"] * self.shared,
+                *["with biases"] * self.biased,
+                *[f"activation {self.activation}"] * (self.activation != "silu"),
+                *[f"tensor parallel size {self.tp}"] * (self.tp > 1),
+                *[self.layout] * (self.layout != REPLICATED),
+            ]
+        )
+
     def padded(self, n: int) -> int:
         """`n` rounded up to a multiple of the number of ranks."""
         return -(-n // self.tp) * self.tp

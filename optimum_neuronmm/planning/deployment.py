@@ -40,7 +40,8 @@ class Deployment:
         dtype: a name of `DTYPES`.
 
     Raises:
-        NeuronMMError: there is no such instance, it has fewer cores than there are ranks, or a prefill has too many rows.
+        NeuronMMError: there is no such instance, it (of a kind of chip, the largest) has fewer cores than the ranks need, or a
+            prefill has too many rows.
     """
 
     instance_type: str = "trn1"
@@ -66,10 +67,12 @@ class Deployment:
                 f"batch_size x sequence_length must be at most {MOST_ROWS:,} rows of a prefill, got {self.batch_size:,} x "
                 f"{self.sequence_length:,} = {rows:,}: use fewer or shorter sequences."
             )
-        if self.instance and self.tensor_parallel_size * self.cores > self.instance.cores:
+        needed, largest = self.tensor_parallel_size * self.cores, self._largest
+        if needed > largest.cores:
+            told = self.instance_type if self.instance else f"{largest.name}, the largest of {self.instance_type},"
             raise NeuronMMError(
-                f"tensor_parallel_size {self.tensor_parallel_size} needs {self.tensor_parallel_size * self.cores} cores, "
-                f"and {self.instance_type} has {self.instance.cores}: use fewer ranks or a larger instance."
+                f"tensor_parallel_size {self.tensor_parallel_size} needs {needed} cores, and {told} has {largest.cores}: use "
+                + ("fewer ranks or a larger instance." if self.instance else "fewer ranks or another instance type.")
             )
 
     @property
@@ -82,6 +85,12 @@ class Deployment:
     def instance(self) -> Instance | None:
         """None where the user gave a kind of chip."""
         return INSTANCES.get(self.instance_type)
+
+    @property
+    def _largest(self) -> Instance:
+        """The instance, or of a kind of chip the one with the most cores."""
+        of_kind = (instance for instance in INSTANCES.values() if instance.machine.name == self.kind)
+        return self.instance or max(of_kind, key=lambda instance: instance.cores)
 
     @property
     def machine(self) -> Machine:

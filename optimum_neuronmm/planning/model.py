@@ -26,7 +26,7 @@ from ..errors import NeuronMMError
 from ..families import Family, family_of
 from ..ranks import Shape
 from ..source import read_config_json
-from .sizes import check_defaults, check_sizes
+from .sizes import check_activation, check_defaults, check_sizes
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,19 @@ class Model:
             for attribute, computes in self.family.projections.items()
         }
 
+    def path(self, layer: int, attribute: str) -> str:
+        """The module path of a projection."""
+        return f"{self.family.layer_path(layer)}.{self.family.mlp}.{attribute}"
+
+    @property
+    def paths(self) -> dict[str, Shape]:
+        """The projections of all MLPs, by path."""
+        return {
+            self.path(layer, attribute): shape
+            for layer in range(self.layers)
+            for attribute, shape in self.projections.items()
+        }
+
     @property
     def mlp_parameters(self) -> int:
         """Of all dense MLPs, biases not."""
@@ -111,11 +124,16 @@ def read_model(model: str | Path, revision: str | None = None, cache_dir: str | 
     Code that a model brings along is never run: families are those of transformers.
 
     Raises:
-        NeuronMMError: there is no config.json, it is damaged or lacks a size, or its family is not supported.
+        NeuronMMError: there is no config.json, it is damaged or lacks a size, or its family is not supported; or a directory
+            was given a revision.
     """
     name = str(model)
     if not name.strip():
         raise NeuronMMError(f"expected a model: a directory with config.json, or a Hub id, got {name!r}.")
+    if revision is not None and os.path.isdir(model):
+        raise NeuronMMError(
+            f"{name} is a directory, which has no revisions, got {revision!r}: leave it out, or give a Hub id."
+        )
     folder = Path(model) if os.path.isdir(model) else _fetch(name, revision, cache_dir)
     raw = read_config_json(folder, name)
     if not isinstance(raw.get("model_type"), str):
@@ -126,7 +144,10 @@ def read_model(model: str | Path, revision: str | None = None, cache_dir: str | 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_defaults(raw, config, name)
-        return measure(config, name, modules)
+        check_activation(raw, config, name)
+        found = measure(config, name, modules)
+        _check_ranks(found)
+        return found
     except NeuronMMError:
         raise
     except Exception as error:  # its fields reach code of each family
@@ -190,3 +211,21 @@ def _factorised(raw: dict, name: str) -> dict[str, dict]:
             f"config.json of {name} lists no factorised projections with ranks: compress the model again."
         )
     return modules
+
+
+def _check_ranks(model: Model) -> None:
+    """Checks that the factorised projections are those of the model, with ranks that their matrices can have."""
+    paths = model.paths
+    for path, entry in model.modules.items():
+        shape, rank = paths.get(path), entry["rank"]
+        if shape is None:
+            raise NeuronMMError(
+                f"config.json of {model.name} lists a factorised projection {path!r}, and a {model.config.model_type} of "
+                f"{model.layers} layers has none of that name: fetch or compress the model again."
+            )
+        most = min(shape.K, shape.N)
+        if rank > most:
+            raise NeuronMMError(
+                f"config.json of {model.name}: the rank of {path} must be an integer of 1 to {most}, as its matrix is "
+                f"{shape.K} x {shape.N}, got {rank}. Fetch or compress the model again."
+            )

@@ -305,14 +305,10 @@ def _forms(model: Model, deployment: Deployment, modules: dict[str, dict], layou
     return [form or dense for form in forms_of(model.config, modules, tp, layout, bandwidth)]
 
 
-def _path(model: Model, layer: int, attribute: str) -> str:
-    return f"{model.family.layer_path(layer)}.{model.family.mlp}.{attribute}"
-
-
 def _projections(model: Model, config: NeuronMMConfig) -> Projections:
     attributes = model.family.selected(config.projections)
     shapes: dict[str, Shape] = {
-        _path(model, layer, attribute): model.projections[attribute]
+        model.path(layer, attribute): model.projections[attribute]
         for layer in range(model.layers)
         for attribute in attributes
     }
@@ -321,9 +317,7 @@ def _projections(model: Model, config: NeuronMMConfig) -> Projections:
 
 def _ranks_by_attribute(model: Model, modules: dict[str, dict]) -> dict[str, list[int | None]]:
     return {
-        attribute: [
-            modules.get(_path(model, layer, attribute), {}).get("rank", DENSE) for layer in range(model.layers)
-        ]
+        attribute: [modules.get(model.path(layer, attribute), {}).get("rank", DENSE) for layer in range(model.layers)]
         for attribute in model.projections
     }
 

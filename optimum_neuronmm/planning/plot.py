@@ -13,16 +13,21 @@
 # limitations under the License.
 """A plan as a picture: where the time of a step goes, at each ratio."""
 
+from io import BytesIO
 from pathlib import Path
 
 from ..errors import NeuronMMError
+from ..output_file import write_whole
 from .plan import ModelPlan
+
+
+WIDEST = 600  # inches; matplotlib draws no more than 65535 pixels
 
 
 def draw_plan(plan: ModelPlan, path: str | Path) -> None:
     """Writes a PNG: for prefill and decode, a bar of each variant, of MLPs (predicted) and of the rest (bounds).
 
-    Variants without a kernel that fits have none.
+    Variants without a kernel that fits have none. Under a bar are the ratio that was asked for, and what was removed.
 
     Raises:
         NeuronMMError: matplotlib is missing, or the file cannot be written.
@@ -33,7 +38,8 @@ def draw_plan(plan: ModelPlan, path: str | Path) -> None:
     except ImportError as error:
         raise NeuronMMError("Drawing a plan needs matplotlib: pip install matplotlib.") from error
 
-    figure = Figure(figsize=(max(8.0, 2.5 + 1.6 * len(plan.variants)), 4.8), layout="constrained")
+    width = min(max(8.0, 2.5 + 2.2 * len(plan.variants)), WIDEST)
+    figure = Figure(figsize=(width, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     titles = {"prefill": "TTFT estimate: prefill of {} rows", "decode": "TPOT estimate: {} row(s), full KV cache"}
     for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -43,7 +49,7 @@ def draw_plan(plan: ModelPlan, path: str | Path) -> None:
         if not planned:
             axes.annotate("no kernel fits", (0.5, 0.5), xycoords="axes fraction", ha="center")
             continue
-        labels, phases = [variant.label for variant in planned], [getattr(variant, name) for variant in planned]
+        phases = [getattr(variant, name) for variant in planned]
         drawn = axes
         parts = {"MLP (predicted)": [phase.mlp_seconds for phase in phases]}
         for index, operation in enumerate(phases[0].operations):
@@ -51,7 +57,7 @@ def draw_plan(plan: ModelPlan, path: str | Path) -> None:
         bottom = [0.0] * len(phases)
         for part, seconds in parts.items():
             heights = [1e3 * s for s in seconds]
-            axes.bar(labels, heights, bottom=bottom, label=part)
+            axes.bar(range(len(phases)), heights, bottom=bottom, label=part)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         for index, phase in enumerate(phases):
             speedup = "" if dense.refusal else f"\nx {dense.seconds / phase.seconds:.2f}"
@@ -63,11 +69,16 @@ def draw_plan(plan: ModelPlan, path: str | Path) -> None:
                 fontsize=8,
             )
         axes.set_ylim(0, 1.2 * max(bottom))
-        axes.set_xlabel("fraction removed of the MLPs")
+        removed = [
+            "" if variant is plan.dense else f"\n({100 * variant.removed:.1f} % removed)" for variant in planned
+        ]
+        ticks = [variant.label + achieved for variant, achieved in zip(planned, removed, strict=True)]
+        axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+        if any(variant.ratio is not None for variant in planned):
+            axes.set_xlabel("compression ratio asked for")
         axes.set_ylabel("milliseconds")
     figure.legend(*drawn.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.suptitle(f"{plan.model.name}\n{plan.deployment}: predicted, not measured", fontsize=10)
-    try:
-        figure.savefig(path, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise NeuronMMError(f"{path} could not be written: {error.strerror}.") from error
+    figure.suptitle(f"{plan.model.name}\n{plan.deployment}: predicted, not measured", fontsize=10, parse_math=False)
+    drawing = BytesIO()
+    figure.savefig(drawing, format="png", metadata={"Software": None})
+    write_whole(path, drawing.getvalue())

@@ -11,9 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The sizes that a config.json has to give, before and after transformers reads it."""
+"""The sizes and the activation that a config.json has to give, before and after transformers reads it."""
 
 from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
 
 from ..errors import NeuronMMError
 
@@ -27,6 +28,7 @@ _NEEDED = {
     "num_attention_heads": MOST_FEATURES,
     "vocab_size": MOST,
 }
+_ACTIVATIONS = ("hidden_act", "hidden_activation")  # a family has one of them
 # null, or not there, where the family has no use for it.
 _OPTIONAL = dict.fromkeys(("num_key_value_heads", "head_dim", "sliding_window", "max_position_embeddings"), MOST)
 
@@ -81,4 +83,24 @@ def check_defaults(raw: dict, config: PretrainedConfig, name: str) -> None:
             raise NeuronMMError(
                 f"config.json of {name} does not say {size}, which a {raw['model_type']} needs: transformers would assume "
                 f"{getattr(config, size)}."
+            )
+
+
+def check_activation(raw: dict, config: PretrainedConfig, name: str) -> None:
+    """Checks that the activation of the MLP is one that transformers has, which itself would not say what is wrong.
+
+    Args:
+        raw: config.json. config: what transformers made of it.
+
+    Raises:
+        NeuronMMError: it is not.
+    """
+    for field in _ACTIVATIONS:
+        value = raw.get(field)
+        # null is nothing where the family has the other one.
+        none = field in raw and value is None and not any(getattr(config, other, None) for other in _ACTIVATIONS)
+        if none or value is not None and not (isinstance(value, str) and value in ACT2FN):
+            raise NeuronMMError(
+                f"config.json of {name}: {field} must be the name of an activation of transformers, such as 'silu', got "
+                f"{value!r}. Repair it, or fetch the model again."
             )

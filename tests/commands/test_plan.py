@@ -15,6 +15,7 @@
 
 import argparse
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -175,6 +176,45 @@ def test_files_without_permission(refusal, tmp_path, no_search, monkeypatch):
     assert "could not be written: no permission" in refusal("--trace", tmp_path / "trace.json")
 
 
+def test_an_older_file_is_replaced_by_one_in_its_folder(refusal, tmp_path, no_search, monkeypatch):
+    (tmp_path / "trace.json").touch()
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    told = f"could not be written: no permission for {tmp_path}. Choose another file for --trace."
+    assert told in refusal("--trace", tmp_path / "trace.json")
+
+
+def test_a_link_to_nowhere_is_told_before_the_search(refusal, tmp_path, no_search):
+    (tmp_path / "plan.png").symlink_to(tmp_path / "nowhere" / "plan.png")
+    assert f"{tmp_path / 'nowhere'} is no directory. Create it" in refusal("--plot", tmp_path / "plan.png")
+
+
+def test_a_trace_and_a_picture_in_one_file(refusal, tmp_path, no_search, monkeypatch):
+    (tmp_path / "link.png").symlink_to(tmp_path / "plan.png")
+    monkeypatch.chdir(tmp_path)
+    for trace in (tmp_path / "plan.png", "plan.png", "./plan.png", "link.png"):
+        told = f"--trace {trace} and --plot {tmp_path / 'plan.png'} are the same file: give each its own."
+        assert told in refusal("--trace", trace, "--plot", tmp_path / "plan.png")
+
+
+def test_a_trace_does_not_replace_the_printed_plan(refusal, tmp_path, no_search, monkeypatch):
+    (tmp_path / "plan.txt").touch()
+    fstat, printed = os.fstat, (tmp_path / "plan.txt").stat()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fstat", lambda descriptor: printed if descriptor == 1 else fstat(descriptor))
+        told = refusal("--trace", tmp_path / "plan.txt")
+    assert f"--trace {tmp_path / 'plan.txt'} is the file that the plan is printed to: choose another" in told
+
+
+def test_a_trace_into_a_pipe(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # no file is made beside it
+    monkeypatch.setattr("optimum_neuronmm.planning.chrome.chrome_trace", lambda prediction, title: {"of": title})
+    os.mkfifo(tmp_path / "pipe")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+        run("--trace", tmp_path / "pipe")
+        assert "one MLP by" in json.loads(pipe.read())["of"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_trace_of_nowhere_is_told_before_the_search(refusal, tmp_path, no_search):
     line = ("--trace", tmp_path / "trace.json", "--trace_ratio", "0.2")
     assert "choose one of dense, 0.1, 0.3" in refusal(*line, "--neuronmm_compression_ratio", "0.1,0.3")
@@ -185,13 +225,17 @@ def test_options_of_a_trace_that_is_not_written(refusal, option, value, no_searc
     assert f"{option} says what --trace FILE is to hold: give --trace as well" in refusal(option, value)
 
 
-def test_the_plan_is_printed_before_files_are_written(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *a: True)
-    (tmp_path / "plan.png").symlink_to(tmp_path / "nowhere" / "plan.png")
+@pytest.mark.parametrize(("option", "name"), [("--plot", "plan.png"), ("--trace", "trace.json")])
+def test_the_plan_is_printed_before_files_are_written(run, capsys, tmp_path, monkeypatch, option, name):
+    def replaced(*a):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", replaced)
     with pytest.raises(SystemExit):
-        run("--plot", tmp_path / "plan.png")
+        run(option, tmp_path / name)
     captured = capsys.readouterr()
-    assert "Predicted for trn1" in captured.out and "plan.png could not be written: No such file" in captured.err
+    assert "Predicted for trn1" in captured.out and f"{name} could not be written: No space left" in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_existing_files_are_overwritten(run, tmp_path):
@@ -246,3 +290,12 @@ def test_shapes_that_fit_no_plan(refusal, monkeypatch):
 def test_wrong_options_are_found_before_the_model_is_read(refusal, tmp_path):
     assert "takes numbers between 0 and 1" in refusal("--neuronmm_compression_ratio", "x", model=tmp_path)
     assert "batch_size must be at least 1, got 0" in refusal("--batch_size", 0, model=tmp_path)
+
+
+def test_a_directory_has_no_revisions(refusal):
+    assert "is a directory, which has no revisions, got 'main': leave it out" in refusal("--revision", "main")
+
+
+def test_more_ranks_than_any_instance_has_cores(refusal, no_search):
+    told = refusal("--tensor_parallel_size", 16384)
+    assert "needs 16384 cores, and trn1.32xlarge, the largest of trn1, has 32: use fewer ranks" in told

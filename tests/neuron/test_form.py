@@ -13,6 +13,7 @@
 # limitations under the License.
 """Sizes of what every rank holds, counted again by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -77,6 +78,44 @@ def forms(draw, tps=(1, 2, 3, 4, 8), layouts=LAYOUTS):
         H, I, *ranks, shared=shared, biased=draw(st.booleans()),
         tp=draw(st.sampled_from(tps)), layout=draw(st.sampled_from(layouts)),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        (Form(8, 16, None, None, None), "dense"),
+        (Form(8, 16, 4, None, 2), "ranks 4 (gate), dense (up), 2 (down)"),
+        (Form(8, 16, 4, 4, None, shared=True), "ranks 4 (gate), 4 (up), dense (down), gate and up in one matrix"),
+        (
+            Form(8, 16, 4, 4, 4, biased=True, activation="gelu", tp=4, layout=SHARDED),
+            "ranks 4 (gate), 4 (up), 4 (down), with biases, activation gelu, tensor parallel size 4, sharded",
+        ),
+        (Form(8, 16, None, None, None, tp=2), "dense, tensor parallel size 2"),
+        (Form(8, 16, None, None, None, layout=SHARDED), "dense, sharded"),
+    ],
+)
+def test_what_a_form_says_in_messages(form, told):
+    assert str(form) == f"hidden size 8, intermediate size 16, {told}"
+
+
+@settings(deadline=None)
+@given(forms(), st.data())
+def test_forms_that_differ_say_so(form, data):
+    """Every field is in the text."""
+    change = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                **dict.fromkeys(("H", "I", "tp"), st.integers(1, 4)),
+                **dict.fromkeys(("gate", "up", "down"), st.none() | st.integers(1, 4)),
+                **dict.fromkeys(("shared", "biased"), st.booleans()),
+                "activation": st.sampled_from(["silu", "gelu"]),
+                "layout": st.sampled_from(LAYOUTS),
+            },
+        )
+    )
+    other = replace(form, **change)
+    assert (str(form) == str(other)) == (form == other)
 
 
 @settings(deadline=None)

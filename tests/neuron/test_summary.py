@@ -80,7 +80,7 @@ def test_projections_larger_than_dense_are_named():
 
 
 @pytest.mark.parametrize(
-    ("target", "cores", "bandwidth"), [("trn1", 1, 221e9), ("inf2", 1, 221e9), ("trn2", 2, 725e9)]
+    ("target", "cores", "bandwidth"), [("trn1", 1, 221e9), ("inf2", 1, 221e9), ("trn2", 2, 2 * 221e9 * 368 / 272)]
 )
 def test_decoding_is_predicted(target, cores, bandwidth):
     found = lines([form(layout=SHARDED), form()], target=target, cores=cores)

@@ -71,6 +71,23 @@ def test_an_instance_has_so_many_cores():
         Deployment("trn2.48xlarge", tensor_parallel_size=65)
 
 
+@pytest.mark.parametrize(
+    ("kind", "ranks", "told"),
+    [
+        ("trn1", 32, "33 cores, and trn1.32xlarge, the largest of trn1, has 32"),
+        ("trn1n", 32, "33 cores, and trn1.32xlarge, the largest of trn1n, has 32"),
+        ("inf2", 24, "25 cores, and inf2.48xlarge, the largest of inf2, has 24"),
+        ("trn2", 64, "130 cores, and trn2.48xlarge, the largest of trn2, has 128"),
+        ("trn2u", 64, "130 cores, and trn2.48xlarge, the largest of trn2u, has 128"),
+        ("trn3", 64, "130 cores, and trn3-gen1-server, the largest of trn3, has 128"),
+    ],
+)
+def test_a_kind_of_chip_has_the_cores_of_its_largest_instance(kind, ranks, told):
+    assert Deployment(kind, tensor_parallel_size=ranks).tensor_parallel_size == ranks
+    with pytest.raises(NeuronMMError, match=f"needs {told}: use fewer ranks or another instance type"):
+        Deployment(kind, tensor_parallel_size=ranks + 1)
+
+
 def test_what_a_rank_has():
     trn1, trn2 = MACHINES["trn1"], MACHINES["trn2"]
     one, two = Deployment("trn1"), Deployment("trn2", dtype="float32")

@@ -13,6 +13,8 @@
 # limitations under the License.
 """The sizes of models, read from config.json, against the models that transformers builds."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -99,6 +101,56 @@ def test_a_compressed_model_has_the_modules_of_its_config(compressed_llama):
     )
 
 
+def compressed(ranks: dict[str, int], model_type="llama") -> dict:
+    """A config with ranks of paths within `model.layers`."""
+    modules = {f"model.layers.{path}": {"rank": rank} for path, rank in ranks.items()}
+    quantization = {"quant_method": "neuronmm", "modules": modules}
+    return {**TINY, **FAMILY_OPTIONS[model_type], "model_type": model_type, "quantization_config": quantization}
+
+
+def test_ranks_that_a_matrix_can_have(raw_config):
+    found = read_model(raw_config(compressed({"0.mlp.gate_proj": 1, "2.mlp.down_proj": 96})))
+    assert [entry["rank"] for entry in found.modules.values()] == [1, 96]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "path", "rank", "sides"),
+    [
+        ("llama", "1.mlp.up_proj", 97, "96 x 200"),
+        ("llama", "0.mlp.down_proj", 10**9, "200 x 96"),
+        ("phi3", "0.mlp.gate_up_proj", 97, "96 x 400"),
+    ],
+)
+def test_ranks_that_no_matrix_has(raw_config, model_type, path, rank, sides):
+    told = refusal(raw_config(compressed({"2.mlp.down_proj": 32, path: rank}, model_type)))
+    assert (
+        f": the rank of model.layers.{path} must be an integer of 1 to 96, as its matrix is {sides}, got {rank}."
+        in told
+    )
+
+
+@pytest.mark.parametrize("path", ["3.mlp.gate_proj", "0.mlp.gate_up_proj", "0.self_attn.q_proj"])
+def test_ranks_of_a_projection_that_the_model_does_not_have(raw_config, path):
+    told = refusal(raw_config(compressed({path: 32})))
+    assert (
+        f"a factorised projection 'model.layers.{path}', and a llama of 3 layers has none of that name: fetch" in told
+    )
+
+
+def test_a_null_activation_of_another_family_is_nothing(config_only):
+    folder = config_only("gemma3_text")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "hidden_act": None}))
+    assert read_model(folder).parameters
+
+
+def test_a_directory_has_no_revisions(raw_config):
+    folder = raw_config(LLAMA)
+    told = refusal(folder, revision="main")
+    assert told == f"{folder} is a directory, which has no revisions, got 'main': leave it out, or give a Hub id."
+    assert read_model(folder, cache_dir="cache").parameters
+
+
 def test_no_code_of_a_model_is_run(raw_config):
     folder = raw_config({**LLAMA, "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}})
     (folder / "evil.py").write_text("raise SystemExit('it ran')")
@@ -153,7 +205,19 @@ def test_a_file_is_no_model(tmp_path):
         ({**LLAMA, "layer_types": 5}, "layer_types must be a list of 3 names, one for each layer, got 5"),
         ({**LLAMA, "layer_types": ["full_attention"] * 2}, "one for each layer, got 2 entries"),
         ({**LLAMA, "layer_types": [None] * 3}, "layer_types must be a list of 3 names"),
-        ({**LLAMA, "hidden_act": "softest"}, "transformers could not build a llama"),
+        ({**LLAMA, "rope_scaling": 5}, "transformers could not build a llama from the config.json of"),
+        *(
+            (
+                {**LLAMA, "hidden_act": act},
+                f"hidden_act must be the name of an activation of transformers, such as 'silu', got {act!r}",
+            )
+            for act in ("softest", "", 5, True, None, [], {})
+        ),
+        (
+            {**LLAMA, "model_type": "gemma3_text", "head_dim": 24, "hidden_activation": None},
+            "hidden_activation must be the name of an activation of transformers",
+        ),
+        ({**LLAMA, "num_experts": "abc"}, "The config says num_experts = 'abc': expected an integer"),
         ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "is quantised (gptq)"),
         ({**LLAMA, "quantization_config": {"quant_method": "neuronmm"}}, "lists no factorised projections"),
         (

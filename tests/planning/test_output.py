@@ -261,3 +261,59 @@ def test_a_form_of_several_ratios_is_told_once(tmp_path):
     assert len(lines) == len(set(lines)) == 3
     assert lines[0] == "prefill, dense (3 layers)"
     assert sorted(lines[1:]) == [f"prefill, 0.25 ({n}), 0.3 ({n})" for n in ("1 layer", "2 layers")]
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """`drawn(plan)`: the axes of its picture."""
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *a, **o: figures.append(figure))
+
+    def drawn(plan):
+        draw_plan(plan, tmp_path / "plan.png")
+        return figures.pop().axes
+
+    return drawn
+
+
+def heights(axes) -> list[float]:
+    """Of the bars, all parts of each."""
+    return [sum(bar.get_height() for bar in bars) for bars in zip(*axes.containers, strict=True)]
+
+
+def test_every_variant_has_a_bar_even_under_one_name(plan, drawn):
+    dense, first, second = plan.variants
+    same = replace(plan, variants=(dense, replace(first, label="0.3"), replace(second, label="0.3")))
+    for axes, name in zip(drawn(same), ("prefill", "decode"), strict=True):
+        assert heights(axes) == pytest.approx([1e3 * getattr(variant, name).seconds for variant in plan.variants])
+        assert [round(bar.get_x() + bar.get_width() / 2) for bar in axes.containers[0]] == [0, 1, 2]
+        assert [text.xy[0] for text in axes.texts] == [0, 1, 2]
+
+
+def test_a_bar_says_what_was_asked_for_and_what_was_removed(plan, drawn):
+    for axes in drawn(plan):
+        assert axes.get_xlabel() == "compression ratio asked for"
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+            "dense",
+            *(f"{v.label}\n({100 * v.removed:.1f} % removed)" for v in plan.variants[1:]),
+        ]
+    for axes in drawn(replace(plan, variants=(plan.dense, replace(plan.variants[1], ratio=None)))):
+        assert axes.get_xlabel() == ""  # of a model that is compressed already, none was asked for
+
+
+def test_a_picture_of_many_ratios_can_be_drawn(plan, drawn):
+    assert drawn(plan)[0].figure.get_figwidth() == 2.5 + 2.2 * 3
+    many = replace(plan, variants=(plan.dense, *plan.variants[1:] * 150))
+    assert drawn(many)[0].figure.get_figwidth() * 100 < 2**16  # pixels
+
+
+def test_a_picture_that_fails_leaves_the_older_one(plan, tmp_path, monkeypatch):
+    (tmp_path / "plan.png").write_bytes(b"older")
+
+    def replaced(*a):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", replaced)
+    with pytest.raises(NeuronMMError, match="plan.png could not be written: No space left on device. What was there"):
+        draw_plan(plan, tmp_path / "plan.png")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
