@@ -61,9 +61,10 @@ def mixtures(ranks: tuple[int, ...]) -> list[Ranks]:
 def alone(shape: Shape, rank: int | None, rows: int, instance_type: str) -> float:
     """Predicted seconds of a projection as a kernel of its own."""
     K, N = shape.K, shape.N
+    where = {"target": instance_type, "cores": MACHINES[instance_type].lnc}
     if rank is DENSE:
-        return predict(matmul, Spec((rows, K)), Spec((K, N)), target=instance_type).seconds
-    return predict(low_rank_fused, Spec((rows, K)), Spec((K, rank)), Spec((rank, N)), target=instance_type).seconds
+        return predict(matmul, Spec((rows, K)), Spec((K, N)), **where).seconds
+    return predict(low_rank_fused, Spec((rows, K)), Spec((K, rank)), Spec((rank, N)), **where).seconds
 
 
 def residual_rows(instance_type: str) -> list[dict]:
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--instance_type", choices=sorted(MACHINES), default="trn1")
     parser.add_argument("--json", type=Path, help="Write the rows to this file.")
     args = parser.parse_args()
-    print(f"Predicted for one core of {args.instance_type}, bfloat16; nothing is measured.\n")
+    print(f"Predicted for one logical core of {args.instance_type}, bfloat16; nothing is measured.\n")
     print(
         f"{'model':<14}{'rows':>5}{'ranks of gate, up, down':>26}{'kernel':>34}{'MLP ms':>9}{'shares':>9}{'alone':>9}"
     )

@@ -18,6 +18,7 @@ import os
 import resource
 import signal
 import stat
+from contextlib import contextmanager
 
 import pytest
 
@@ -88,24 +89,25 @@ def test_a_link_stays_one(tmp_path, path):
     assert len(list(tmp_path.rglob("*"))) == 3
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may grow beyond 1000 bytes."""
+    """No file may grow beyond 1000 bytes, that of the test's own output neither: not for longer than it takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("older", [b"older", None])
-def test_a_full_disk_leaves_what_was_there(path, request, older):
+def test_a_full_disk_leaves_what_was_there(path, older):
     if older:
         path.write_bytes(older)
-    request.getfixturevalue("small_files")
     told = "trace.json could not be written: File too large. What was there is kept: see that its disk has room, or choose"
-    with pytest.raises(NeuronMMError, match=told):
+    with pytest.raises(NeuronMMError, match=told), small_files():
         write_whole(path, b"x" * 100_000)
     assert [file.read_bytes() for file in path.parent.iterdir()] == [older] * bool(older)
 

@@ -40,7 +40,7 @@ def test_tables_and_json(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["allocation_latency.py", "--json", str(tmp_path / "rows.json")])
     module.main()
     out = capsys.readouterr().out
-    assert "Predicted for one core of trn1, bfloat16; nothing is measured." in out
+    assert "Predicted for one logical core of trn1, bfloat16; nothing is measured." in out
     written = json.loads((tmp_path / "rows.json").read_text())
     dense, *others = written["residuals"]
     assert dense["ranks"] == [None] * 3 and dense["shares"] == pytest.approx(0) and len(others) == 7
