@@ -74,7 +74,7 @@ def residual_rows(instance_type: str) -> list[dict]:
         shapes = (Shape(H, I), Shape(H, I), Shape(I, H))
         latency = MLPLatency(Form(H, I, *Ranks()), Request(instance_type, rows, 0))
         for chosen in [Ranks(), *mixtures(ranks)]:
-            whole = latency.prediction(chosen, "prefill")
+            whole = latency.fastest(chosen, "prefill")
             shares = sum(map(latency.cost, shapes, chosen))
             single = sum(alone(shape, rank, rows, instance_type) for shape, rank in zip(shapes, chosen, strict=True))
             found.append(
@@ -83,7 +83,7 @@ def residual_rows(instance_type: str) -> list[dict]:
                     "rows": rows,
                     "ranks": list(chosen),
                     "kernel": whole.kernel,
-                    "predicted_milliseconds": whole.milliseconds,
+                    "predicted_milliseconds": 1e3 * whole.seconds,
                     "shares": shares / whole.seconds - 1,
                     "alone": single / whole.seconds - 1,
                     "notes": list(whole.notes),

@@ -289,7 +289,7 @@ class NeuronMMConfig(PushToHubMixin, QuantizationConfigMixin):
             )
         if self.allocation_tensor_parallel_size != 1:
             raise NeuronMMError(
-                "target_speedup is predicted for one core: allocation_tensor_parallel_size must be 1 with it, got "
+                "target_speedup is predicted for one rank of tensor parallelism: allocation_tensor_parallel_size must be 1 with it, got "
                 f"{self.allocation_tensor_parallel_size}."
             )
 

@@ -29,9 +29,8 @@ from .configuration import NeuronMMConfig
 from .errors import NeuronMMError
 from .families import Family
 from .kernels import MACHINES
-from .kernels.latency import Prediction
 from .neuron.form import Form, dense_form
-from .neuron.selection import no_kernel, rank_kernels
+from .neuron.selection import Candidate, no_kernel, rank_kernels
 from .ranks import DENSE, Shape
 
 
@@ -80,7 +79,7 @@ class Request:
 class MLPLatency:
     """Predicted seconds of the MLPs of a model in a request, by the model of `kernels.latency`.
 
-    Every MLP is predicted with the kernel that `neuron.selection` would try first. The dense MLP is one of these kernels
+    Every MLP is predicted with the kernels that `neuron.selection` would try first. The dense MLP is one of these kernels
     with dense weights: what the compiler makes of it is not known. Biases are counted.
 
     Args:
@@ -91,7 +90,7 @@ class MLPLatency:
 
     def __init__(self, dense: Form, request: Request, dtype: torch.dtype = torch.bfloat16):
         self._form, self.request, self.dtype = dense, request, dtype
-        self._predictions: dict[tuple[Ranks, str], Prediction] = {}
+        self._fastest: dict[tuple[Ranks, str], Candidate] = {}
 
     @classmethod
     def of(cls, model_config, family: Family, request: Request, dtype: torch.dtype) -> "MLPLatency":
@@ -100,35 +99,35 @@ class MLPLatency:
         form = replace(dense_form(model_config), shared=shared)
         return cls(form, request, torch.bfloat16 if dtype == torch.float16 else dtype)
 
-    def prediction(self, ranks: Ranks, phase: str) -> Prediction:
-        """Of one call of one MLP in a phase of the request.
+    def fastest(self, ranks: Ranks, phase: str) -> Candidate:
+        """The fastest way to compute one MLP once in a phase of the request.
 
         Raises:
             NeuronMMError: no kernel can compute it, so nothing can be predicted.
         """
-        if (ranks, phase) not in self._predictions:
+        if (ranks, phase) not in self._fastest:
             rows, _ = self.request.phases[phase]
             form = replace(self._form, **ranks._asdict())
             candidates, refused = rank_kernels(form, rows, self.dtype, self.request.instance_type, self.request.cores)
-            valid = [candidate.prediction for candidate in candidates if not candidate.prediction.spills]
+            valid = [candidate for candidate in candidates if not candidate.prediction.spills]
             if not valid:
                 reasons = [*refused.values(), *(f"{c.kernel} is expected to spill" for c in candidates)]
                 raise NeuronMMError(
                     f"target_speedup cannot be predicted: {no_kernel(form, rows, reasons)}. Give a compression_ratio instead."
                 )
-            self._predictions[ranks, phase] = valid[0]
-        return self._predictions[ranks, phase]
+            self._fastest[ranks, phase] = valid[0]
+        return self._fastest[ranks, phase]
 
     @property
     def known(self) -> list[Ranks]:
         """The MLPs that were predicted already, in every phase."""
         first, *others = self.request.phases
-        found = [ranks for ranks, phase in self._predictions if phase == first]
-        return [ranks for ranks in found if all((ranks, phase) in self._predictions for phase in others)]
+        found = [ranks for ranks, phase in self._fastest if phase == first]
+        return [ranks for ranks in found if all((ranks, phase) in self._fastest for phase in others)]
 
     def seconds(self, ranks: Ranks) -> float:
         """Of one MLP, in the whole request."""
-        return sum(times * self.prediction(ranks, phase).seconds for phase, (_, times) in self.request.phases.items())
+        return sum(times * self.fastest(ranks, phase).seconds for phase, (_, times) in self.request.phases.items())
 
     def cost(self, shape: Shape, rank: int | None) -> float:
         """Seconds of one projection in the whole request: its share of the MLP.

@@ -111,9 +111,7 @@ class SpeedupSearch:
         """What the report says of the speed. Milliseconds are those of all MLPs, on one logical core."""
         request, ranks = self._latency.request, ranks_of_layers(self._projections, allocation.ranks)
         milliseconds = {"dense": self._milliseconds([Ranks()] * len(ranks)), "compressed": self._milliseconds(ranks)}
-        seen = [
-            self._latency.prediction(r, phase) for phase in request.phases for r in dict.fromkeys([Ranks(), *ranks])
-        ]
+        seen = [self._latency.fastest(r, phase) for phase in request.phases for r in dict.fromkeys([Ranks(), *ranks])]
         return {
             "target": self._target,
             "predicted": milliseconds["dense"]["request"] / milliseconds["compressed"]["request"],
@@ -129,9 +127,7 @@ class SpeedupSearch:
 
     def _milliseconds(self, layers: list[Ranks]) -> dict[str, float]:
         phases = self._latency.request.phases
-        found = {
-            phase: 1e3 * sum(self._latency.prediction(ranks, phase).seconds for ranks in layers) for phase in phases
-        }
+        found = {phase: 1e3 * sum(self._latency.fastest(ranks, phase).seconds for ranks in layers) for phase in phases}
         return found | {"request": sum(times * found[phase] for phase, (_, times) in phases.items())}
 
     def _best(self, losses: Mapping[str, torch.Tensor]) -> Allocation:

@@ -25,7 +25,7 @@ from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.latency_cost import MLPLatency, Ranks, Request, ranks_of_layers
 from optimum_neuronmm.neuron.form import Form
-from optimum_neuronmm.neuron.selection import rank_kernels
+from optimum_neuronmm.neuron.selection import Candidate, rank_kernels
 from optimum_neuronmm.ranks import DENSE, Shape
 
 
@@ -77,8 +77,8 @@ def test_seconds_are_one_prefill_and_all_decode_steps_of_the_fastest_kernels(lat
         for rows in (64, 1)
     }
     assert latency.seconds(ranks) == pytest.approx(fastest[64] + 10 * fastest[1])
-    assert latency.prediction(ranks, "prefill").seconds == fastest[64]
-    assert latency.prediction(ranks, "decode_step").seconds == fastest[1]
+    assert latency.fastest(ranks, "prefill").seconds == fastest[64]
+    assert latency.fastest(ranks, "decode_step").seconds == fastest[1]
 
 
 def test_costs_add_up_to_the_mlp_where_no_more_than_one_projection_is_factored(latency):
@@ -106,7 +106,7 @@ def test_a_cost_is_never_negative(monkeypatch):
 
     def made_up(form, *_):
         seconds = 1e-6 if form.gate is DENSE else 1e-9
-        return [SimpleNamespace(prediction=SimpleNamespace(seconds=seconds, spills=False, notes=()))], {}
+        return [Candidate("made_up", (), SimpleNamespace(seconds=seconds, spills=False, notes=()))], {}
 
     monkeypatch.setattr(module, "rank_kernels", made_up)
     assert MLPLatency(Form(H, I, *Ranks()), REQUEST).cost(UP, 32) == 0.0
@@ -125,7 +125,7 @@ def test_every_mlp_is_predicted_once(monkeypatch):
     for _ in range(2):
         latency.cost(UP, 32)
     assert len(seen) == 4 and sorted(latency.known, key=str) == sorted([Ranks(), Ranks(gate=32)], key=str)
-    latency.prediction(Ranks(down=32), "prefill")  # not yet in every phase
+    latency.fastest(Ranks(down=32), "prefill")  # not yet in every phase
     assert Ranks(down=32) not in latency.known
     assert all(args[3:] == ("trn1", 1) for args in seen)
 
@@ -138,7 +138,9 @@ def test_what_is_predicted_is_what_the_model_has():
     half = MLPLatency.of(model_config(), family, REQUEST, torch.bfloat16)
     assert half.seconds(Ranks()) < plain.seconds(Ranks())
     biased = MLPLatency.of(model_config(mlp_bias=True), family, REQUEST, torch.bfloat16)
-    assert biased.prediction(Ranks(), "prefill").hbm_bytes > half.prediction(Ranks(), "prefill").hbm_bytes
+    assert (
+        biased.fastest(Ranks(), "prefill").prediction.hbm_bytes > half.fastest(Ranks(), "prefill").prediction.hbm_bytes
+    )
     gemma = model_config(hidden_act=None, hidden_activation="gelu_pytorch_tanh")
     assert MLPLatency.of(gemma, FAMILIES["gemma3_text"], REQUEST, torch.bfloat16).seconds(Ranks()) > 0
     fused = MLPLatency.of(model_config(), FAMILIES["phi3"], REQUEST, torch.bfloat16)

@@ -15,6 +15,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,11 +23,12 @@ import pytest
 
 from optimum_neuronmm import NeuronMMConfig, compress, compression, latency_cost, load_report, speedup
 from optimum_neuronmm.allocation import Projections, predicted_loss
+from optimum_neuronmm.card import write_model_card
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.families import FAMILIES
 from optimum_neuronmm.latency_cost import MLPLatency, Ranks, Request, ranks_of_layers
 from optimum_neuronmm.neuron.form import Form
-from optimum_neuronmm.neuron.selection import DENSE_LAYERS
+from optimum_neuronmm.neuron.selection import DENSE_LAYERS, SEPARATELY, Candidate
 from optimum_neuronmm.ranks import DENSE, Shape, removed_fraction
 from optimum_neuronmm.report import format_report
 from optimum_neuronmm.speedup import SpeedupSearch
@@ -45,14 +47,14 @@ def made_up(form, rows, *_):
     seconds = max(share["gate"], share["up"]) + 0.317 * min(share["gate"], share["up"]) + share["down"]
     seconds += 0.0513 * (form.down is not DENSE) * (form.gate is DENSE)
     prediction = SimpleNamespace(seconds=1e-6 * seconds * rows**0.5, spills=False, notes=("made up",))
-    return [SimpleNamespace(kernel="made_up", prediction=prediction)], {}
+    return [Candidate("made_up", (), prediction)], {}
 
 
 def waiting(form, rows, *_):
     """The same for larger models, in proportion to the ranks: of gate and up, the smaller one counts a third."""
     shares = [0.02 + 1.2 * rank / form.H if rank else 1.0 for rank in (form.gate, form.up, form.down)]
     seconds = rows * (max(shares[:2]) + 0.3 * min(shares[:2]) + shares[2])
-    return [SimpleNamespace(prediction=SimpleNamespace(seconds=seconds, spills=False, notes=()))], {}
+    return [Candidate("waiting", (), SimpleNamespace(seconds=seconds, spills=False, notes=()))], {}
 
 
 def of_shapes(layers, H, I):  # noqa: E741
@@ -231,6 +233,20 @@ class TestSearch:
         first = search_of(llama, 1.3)[0].allocate(losses)
         assert first.ranks == search_of(llama, 1.3)[0].allocate(dict(reversed(losses.items()))).ranks
 
+    def test_what_is_left_to_the_compiler_is_counted_and_told(self, llama, monkeypatch):
+        """On both sides of the speed-up."""
+
+        def separate(*args):
+            (whole,), refused = made_up(*args)
+            return [replace(whole, left=2e-6)], refused
+
+        monkeypatch.setattr(latency_cost, "rank_kernels", separate)
+        search, latency = search_of(llama, 1.1, Request("trn2", 0, 4))
+        report = search.report(search.allocate(random_losses(llama)))
+        (made,), _ = made_up(Form(96, 200, *Ranks()), 1)
+        dense = report["predicted_milliseconds"]["dense"]["decode_step"]
+        assert dense == pytest.approx(3e3 * (made.seconds + 2e-6)) and SEPARATELY in report["notes"]
+
     @pytest.mark.parametrize(
         ("lengths", "phases"),
         [((64, 4), {"prefill", "decode_step"}), ((64, 0), {"prefill"}), ((0, 4), {"decode_step"})],
@@ -251,7 +267,7 @@ class TestSearch:
             milliseconds = report["predicted_milliseconds"][name]
             assert set(milliseconds) == {*phases, "request"}
             for phase in phases:
-                total = sum(latency.prediction(mlp, phase).seconds for mlp in mlps)
+                total = sum(latency.fastest(mlp, phase).seconds for mlp in mlps)
                 assert milliseconds[phase] == pytest.approx(1e3 * total)
             assert milliseconds["request"] == pytest.approx(1e3 * sum(map(latency.seconds, mlps)))
         times = report["predicted_milliseconds"]
@@ -290,10 +306,12 @@ class TestCompression:
         ratio = report["compression_ratio"]
         assert ratio["requested"] == ratio["projections"] == pytest.approx(removed_fraction(projections.shapes, ranks))
 
-    def test_the_two_cores_of_a_logical_one_are_told(self, compressed):
+    def test_the_two_cores_of_a_logical_one_are_told(self, compressed, target, tmp_path):
         report = load_report(compressed)
         report["speedup"] |= {"instance_type": "trn2", "cores": 2}
         assert "on one core of 2 physical ones of trn2, bfloat16" in format_report(report)
+        write_model_card(tmp_path, report, NeuronMMConfig(target_speedup=target))
+        assert "dense weights on one core of 2 physical ones of trn2" in (tmp_path / "README.md").read_text()
 
     def test_the_terminal_and_the_card_say_that_it_is_predicted(self, compressed, target):
         report = load_report(compressed)

@@ -29,9 +29,10 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import NeuronMMError
-from ..kernels import KERNELS, DialectError, Kernel, KernelError, Pipeline, Spec
+from ..kernels import KERNELS, DialectError, Kernel, KernelError, Pipeline, Spec, get_machine
 from ..kernels.dialect import VARIABLE, find_neuronxcc
 from ..kernels.latency import Prediction, predict
+from ..kernels.latency.constants import constants_of
 from .form import Form
 from .launch import can_compile
 from .probe import Call, probe
@@ -45,8 +46,10 @@ KERNEL_DTYPES = (torch.bfloat16, torch.float32)
 DENSE_LAYERS = (
     "dense: our kernels with dense weights; an export leaves dense layers to the compiler, whose time is not predicted"
 )
-# What leaves a part to the compiler has to be predicted so much faster than what does not, to be tried before it.
-INCOMPLETE = 0.1
+SEPARATELY = (
+    "separate products of few rows leave the product of gate and up to the compiler: it is assumed to take what its bytes take, "
+    "and the start of two transfers"
+)
 Table = dict[str, list[str | None]]  # rows of a graph -> the kernel of every layer, None for plain products
 
 
@@ -58,13 +61,29 @@ class Candidate:
         kernel: one of `kernels_for` its form.
         calls: of kernels, one after the other.
         prediction: of all of them. Exchanges between ranks, and what is left to the compiler between the calls, are not in it.
-        complete: no product is left to the compiler. With few rows, separate products leave it activation(gate) * up.
+        left: seconds that are assumed for what is left to the compiler. With few rows, separate products leave it
+            activation(gate) * up.
     """
 
     kernel: str
     calls: tuple[Call, ...]
     prediction: Prediction
-    complete: bool = True
+    left: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to the compiler."""
+        return self.left == 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Predicted, and what is assumed for what is left to the compiler."""
+        return self.prediction.seconds + self.left
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of the prediction, and of what is assumed."""
+        return self.prediction.notes if self.complete else (*self.prediction.notes, SEPARATELY)
 
 
 class _NoExchange:
@@ -143,24 +162,27 @@ def rank_kernels(
     for name in kernels_for(form):
         try:
             calls = tuple(calls_of(form, name, rows, dtype, target, cores))
-            complete = name != SEPARATE or rows > FEW_ROWS
-            candidates.append(Candidate(name, calls, predict_calls(calls), complete))
+            left = (
+                _left_to_the_compiler(form, rows, dtype, target, cores)
+                if name == SEPARATE and rows <= FEW_ROWS
+                else 0.0
+            )
+            candidates.append(Candidate(name, calls, predict_calls(calls), left))
         except KernelError as error:
             refusals[name] = error.with_traceback(None)  # which would hold all that the search made
     return in_order(candidates), refusals
 
 
 def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Candidates by predicted time, fastest first.
+    """Candidates by predicted time, fastest first; what is expected to spill comes last, because its prediction is void."""
+    return sorted(candidates, key=lambda candidate: (candidate.prediction.spills, candidate.seconds))
 
-    Those with a part that is left to the compiler, and so is not in their time, count as slower by `INCOMPLETE`. What is
-    expected to spill comes last, because its prediction is void.
-    """
 
-    def counted(candidate: Candidate) -> float:
-        return candidate.prediction.seconds * (1 if candidate.complete else 1 + INCOMPLETE)
-
-    return sorted(candidates, key=lambda candidate: (candidate.prediction.spills, counted(candidate)))
+def _left_to_the_compiler(form: Form, rows: int, dtype: torch.dtype, target: str, cores: int) -> float:
+    """Seconds of h = activation(g) * u by itself: g and u read, and h written. Assumed, see `SEPARATELY`."""
+    machine = get_machine(target)
+    moved = 3 * rows * (form.padded(form.I) // form.tp) * dtype.itemsize
+    return moved / (cores * constants_of(machine).saturated) + 2 * machine.dma_start
 
 
 def choose_kernels(

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Ranks for a ratio without the weights: as many parameters removed as ranks by loss remove, evenly over the layers."""
+"""Ranks for a ratio without the weights: about as many parameters removed as ranks by loss remove, evenly over the layers."""
 
 from ..allocation import Allocation, Projections, check_reachable
 from ..configuration import NeuronMMConfig
@@ -22,10 +22,11 @@ Ranks = dict[str, int | None]  # by attribute of the MLP
 
 
 def allocate_evenly(projections: Projections, config: NeuronMMConfig) -> Allocation:
-    """The ranks, the same in all layers but for one step, that remove `config.compression_ratio` and as little more as they can.
+    """The ranks, the same in all layers but for one step, that remove `config.compression_ratio`.
 
-    A step is one block in one shape, or from the largest rank that saves parameters to the dense weight. As many layers are a
-    step above the others as the ratio allows. Ranks by loss remove as much, and have more in the layers that need it.
+    A step is a block in all projections of a layer that have the same fraction, or from the largest rank that saves parameters
+    to the dense weight. As many layers are a step above the others as the ratio allows, so that less than the step of one layer
+    is removed beyond it. Ranks by loss go on with single projections, and have more in the layers that need it.
 
     Raises:
         NeuronMMError: even the smallest ranks remove less.

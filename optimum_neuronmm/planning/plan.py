@@ -37,8 +37,8 @@ from .step import DECODE, PREFILL, Mlps, Phase
 
 UNIFORM = "ranks are uniform, by the paper's formula, and remove what they are rounded to"
 EVEN = (
-    "ranks are spread evenly over the layers: those of an export, chosen by loss, remove as many parameters, and which layer has "
-    "which depends on the weights"
+    "ranks are spread evenly over the layers: those of an export, chosen by loss, remove about as many parameters, and which "
+    "layer has which depends on the weights"
 )
 NOT_PREDICTED = "what the compiler makes of plain matrix products (--neuronmm_kernel compiler) is not predicted: its lowering is not known"
 BOUNDS = (
@@ -53,6 +53,7 @@ INTERPOLATED = (
     "{} of the {} different MLPs of the compressed model are predicted: the times of the others are interpolated between "
     "them, by parameters"
 )
+ALLOCATIONS = {"even": EVEN, "uniform": UNIFORM}
 BEYOND = (
     "{} {}: MLPs are predicted to be {:.2f} x as fast, and what was removed accounts for {:.2f} x: the dense kernel is further from "
     "its floor"
@@ -94,14 +95,14 @@ class ModelPlan:
     """What was asked, and the variants of the model; the dense one comes first.
 
     Attributes:
-        ranks: how those of a ratio were found, EVEN or UNIFORM; None where no ratio was asked for.
+        allocation: how the ranks of a ratio were found, "even" or "uniform"; None where no ratio was asked for.
     """
 
     model: Model
     deployment: Deployment
     variants: tuple[Variant, ...]
     layout: str
-    ranks: str | None = None
+    allocation: str | None = None
 
     @property
     def dense(self) -> Variant:
@@ -112,7 +113,7 @@ class ModelPlan:
         """What a reader of the figures has to know, each once."""
         notes = [note for variant in self.variants for phase in variant.phases for note in phase.notes]
         notes += [CHECKED, DENSE_LAYERS, BOUNDS, NOT_PREDICTED]
-        notes += [self.ranks] if self.ranks else []
+        notes += [ALLOCATIONS[self.allocation]] if self.allocation else []
         notes += [*self._equal_ranks(), *self._interpolated(), *self._beyond_the_floor()]
         notes += [EXCHANGES] if self.deployment.tensor_parallel_size > 1 else []
         most = getattr(self.model.config, "max_position_embeddings", None)
@@ -144,8 +145,8 @@ class ModelPlan:
             for dense, phase in zip(self.dense.phases, variant.phases, strict=True):
                 if dense.refusal or phase.refusal:
                     continue
-                speedup, allowed = dense.mlp_seconds / phase.mlp_seconds, dense.mlp_floor / phase.mlp_floor
-                if speedup > 1.05 * allowed:
+                speedup, allowed = dense.kernel_seconds / phase.kernel_seconds, dense.mlp_floor / phase.mlp_floor
+                if speedup > max(1.0, 1.05 * allowed):
                     found.append(BEYOND.format(variant.label, phase.name, speedup, allowed))
         return found
 
@@ -204,7 +205,7 @@ def plan_model(
         raise NeuronMMError(
             "alpha rounds uniform ranks, and these are not: add allocation 'uniform', or leave it out."
         )
-    told, choices = None, []
+    allocation, choices = None, []
     for label, ratio in labels_of(model, ratios):
         if ratio is None:
             modules = {} if label == "dense" else model.modules
@@ -212,7 +213,7 @@ def plan_model(
             continue
         config = NeuronMMConfig(compression_ratio=ratio, layout=layout, **options)
         projections = _projections(model, config)
-        told, allocate = (EVEN, allocate_evenly) if config.allocates_by_loss else (UNIFORM, allocate_uniform)
+        allocation, allocate = ("even", allocate_evenly) if config.allocates_by_loss else ("uniform", allocate_uniform)
         modules = allocate(projections, config).modules
         choices.append((label, ratio, modules, set(projections.attributes)))
     layers = [_forms(model, deployment, modules, layout) for _, _, modules, _ in choices]
@@ -221,7 +222,7 @@ def plan_model(
         _variant(model, deployment, forms, predictions, *choice) for forms, choice in zip(layers, choices, strict=True)
     ]
     _check_any(variants)
-    return ModelPlan(model, deployment, tuple(variants), layout, told)
+    return ModelPlan(model, deployment, tuple(variants), layout, allocation)
 
 
 _Predictions = dict[tuple[Form, int], tuple[list[Candidate], dict[str, KernelError]]]

@@ -19,6 +19,7 @@ from pathlib import Path
 from ..errors import NeuronMMError
 from ..output_file import write_whole
 from .plan import ModelPlan
+from .roofline import EXCHANGE
 
 
 WIDEST = 600  # inches; matplotlib draws no more than 65535 pixels
@@ -53,7 +54,8 @@ def draw_plan(plan: ModelPlan, path: str | Path) -> None:
         drawn = axes
         parts = {"MLP (predicted)": [phase.mlp_seconds for phase in phases]}
         for index, operation in enumerate(phases[0].operations):
-            parts[f"{operation.name} (bound)"] = [phase.operations[index].seconds for phase in phases]
+            kind = "assumed" if operation.bound_by == EXCHANGE else "bound"
+            parts[f"{operation.name} ({kind})"] = [phase.operations[index].seconds for phase in phases]
         bottom = [0.0] * len(phases)
         for part, seconds in parts.items():
             heights = [1e3 * s for s in seconds]

@@ -36,7 +36,7 @@ def to_dict(plan: ModelPlan) -> dict:
         "cores_per_rank": on.cores,
         "tensor_parallel_size": on.tensor_parallel_size,
         "layout": plan.layout,
-        "ranks": plan.ranks,
+        "allocation": plan.allocation,
         "dtype": on.dtype,
         "batch_size": on.batch_size,
         "sequence_length": on.sequence_length,
@@ -129,7 +129,8 @@ def _candidate(candidate: Candidate) -> dict:
     return {
         "kernel": candidate.kernel,
         "complete": candidate.complete,
-        "predicted_ms": found.milliseconds,
+        "predicted_ms": 1e3 * candidate.seconds,
+        "left_to_compiler_ms": 1e3 * candidate.left,
         "floor_ms": 1e3 * found.floor,
         "bound_by": found.bound_by,
         "busy_ms": {engine: 1e3 * seconds for engine, seconds in found.busy.items()},

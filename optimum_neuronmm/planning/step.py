@@ -24,7 +24,6 @@ from .roofline import EXCHANGE, Operation
 
 
 PREFILL, DECODE = "prefill", "decode"
-SEPARATELY = "with separate products of few rows, the compiler lowers the product of gate and up: that is not predicted, and comes on top"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Mlps:
     @property
     def seconds(self) -> float:
         """Predicted for one layer, with its exchanges, whose time is assumed."""
-        return self.best.prediction.seconds + self.form.collectives * EXCHANGE_SECONDS
+        return self.best.seconds + self.form.collectives * EXCHANGE_SECONDS
 
     def trace(self) -> Prediction:
         """The prediction of the best with the events of its timeline."""
@@ -92,8 +91,13 @@ class Phase:
         return sum(mlp.count * mlp.seconds for mlp in self.mlps)
 
     @property
+    def kernel_seconds(self) -> float:
+        """The same without the exchanges between ranks."""
+        return sum(mlp.count * mlp.best.seconds for mlp in self.mlps)
+
+    @property
     def mlp_floor(self) -> float:
-        """Seconds that no kernel can beat, all layers; without exchanges, whose time is assumed."""
+        """Seconds by FLOPs and bytes alone, all layers; without exchanges, whose time is assumed."""
         return sum(mlp.bound.seconds for mlp in self.mlps)
 
     @property
@@ -137,9 +141,7 @@ class Phase:
     def notes(self) -> list[str]:
         """Of the predictions: why one is void, or outside of what the model was checked on."""
         best = [mlp.best for mlp in self.mlps if mlp.candidates]
-        notes = [note for candidate in best for note in candidate.prediction.notes]
-        notes += [SEPARATELY] if not all(candidate.complete for candidate in best) else []
-        return list(dict.fromkeys(notes))
+        return list(dict.fromkeys(note for candidate in best for note in candidate.notes))
 
 
 def _nearest(refusals: dict[str, KernelError]) -> list[str]:

@@ -21,6 +21,7 @@ from ..neuron.selection import DENSE_LAYERS, Candidate
 from ..report import rank_span
 from .plan import ModelPlan
 from .record import utilisation
+from .roofline import EXCHANGE, Operation
 from .step import DECODE, PREFILL, Mlps, Phase
 
 
@@ -120,11 +121,10 @@ def _times(plan: ModelPlan, name: str) -> list[str]:
                 phase.bound_by,
             ]
         )
+    without = ", without exchanges" if plan.deployment.tensor_parallel_size > 1 else ""
     captions = [
         f"floor: of the factors' FLOPs and bytes, whatever computes them; {total} estimate: MLPs as predicted, and the rest at its "
-        f"bound; {total} bound: MLPs at the floor too"
-        + ", without exchanges"
-        * (plan.deployment.tensor_parallel_size > 1),
+        f"bound; {total} bound: MLPs at the floor too{without}",
         DENSE_LAYERS,
     ]
     return [*_Table(headings, rows).lines(), *refusals, *captions]
@@ -133,7 +133,7 @@ def _times(plan: ModelPlan, name: str) -> list[str]:
 def _operations(phase: Phase) -> list[str]:
     rows = [
         [
-            operation.name,
+            _named(operation),
             f"{operation.flops / 1e9:,.2f}",
             f"{operation.bytes / 1e6:,.2f}",
             _ms(operation.seconds),
@@ -142,6 +142,10 @@ def _operations(phase: Phase) -> list[str]:
         for operation in phase.operations
     ]
     return _Table(["operation", "GFLOP", "MB", "bound ms", "bound by"], rows).lines()
+
+
+def _named(operation: Operation) -> str:
+    return f"{operation.name} (assumed)" if operation.bound_by == EXCHANGE else operation.name
 
 
 def _kernels(plan: ModelPlan) -> list[str]:
@@ -156,9 +160,8 @@ def _kernels(plan: ModelPlan) -> list[str]:
                 if one.candidates and not one.interpolated:
                     members.setdefault(one.form, []).append((variant.label, one))
             count = sum(one.count for one in mlps if one.interpolated)
-            between += [f"{name}, {_layers(variant.label, count)} of other ranks: interpolated between these"] * (
-                count > 0
-            )
+            if count:
+                between.append(f"{name}, {_layers(variant.label, count)} of other ranks: interpolated between these")
         for found in members.values():
             layers = ", ".join(_layers(label, one.count) for label, one in found)
             best, *others = found[0][1].candidates
@@ -175,7 +178,7 @@ def _layers(label: str, count: int) -> str:
 def _told(candidate: Candidate, unit: str = "") -> str:
     found = candidate.prediction
     part = "" if candidate.complete else ", not whole"
-    return f"{candidate.kernel} {_ms(found.seconds)}{unit}{part}{', void: it spills' * found.spills}"
+    return f"{candidate.kernel} {_ms(candidate.seconds)}{unit}{part}{', void: it spills' * found.spills}"
 
 
 def _blocks(candidate: Candidate) -> list[str]:

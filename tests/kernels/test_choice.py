@@ -158,6 +158,11 @@ def _estimated(*found: tuple[float, int, int]) -> list:
         (tuple((1 + n / 100, 128 * n, 1) for n in range(1, 9)), ((128, 1), (256, 1), (384, 1))),
         # What is estimated to be much slower is not tried, whatever its size.
         (((1.0, 512, 1), (1.25, 256, 1), (1.2501, 128, 1)), ((512, 1), (256, 1))),
+        # Of equal estimates, but for rounding, the larger strips.
+        (
+            ((1.0, 128, 1), (1.0 + 1e-15, 256, 1), (1.0 + 2e-15, 512, 1), (1.0 + 1e-15, 1024, 1)),
+            ((1024, 1), (512, 1), (256, 1)),
+        ),
         # A plan counts once.
         (((1.0, 512, 1), (1.0, 512, 1), (1.1, 512, 1), (1.1, 256, 1)), ((512, 1), (256, 1))),
     ],

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from optimum_neuronmm import NeuronMMError
-from optimum_neuronmm.kernels import KernelError, PlanError, Spec, mlp_up, simulate
+from optimum_neuronmm.kernels import KernelError, PlanError, Spec, get_machine, mlp_up, simulate
 from optimum_neuronmm.kernels.latency import predict
 from optimum_neuronmm.neuron import selection
 from optimum_neuronmm.neuron.form import SHARDED, Form
@@ -116,19 +116,30 @@ def test_a_prediction_that_is_void_comes_last(monkeypatch):
     assert ranked(rows=130) == ["mlp_two_kernels", "matmul", "mlp"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "rows", "first"),
-    [
-        (0.09, 128, "mlp_decode"),  # 5 calls: less than a tenth faster, and a product is left to the compiler
-        (0.081, 128, "mlp_decode"),
-        (0.079, 128, "matmul"),
-    ],
-)
-def test_what_leaves_a_product_to_the_compiler_has_to_be_much_faster(predicted, seconds, rows, first):
-    predicted |= {"matmul": seconds, "mlp_decode": 0.44, "mlp": 0.9, "mlp_up": 0.9}
-    calls = len(calls_of(FORM, "matmul", rows, torch.bfloat16, *MACHINE))
-    predicted |= {"matmul": seconds * 5 / calls}
-    assert ranked(rows=rows)[0] == first
+def test_what_is_left_to_the_compiler_is_counted(predicted):
+    """g and u read and h written, at the bandwidth of trn1, and two transfers that start."""
+    left = 3 * 128 * 200 * 2 / 221e9 + 2 * get_machine("trn1").dma_start
+    calls = len(calls_of(FORM, "matmul", 128, torch.bfloat16, *MACHINE))
+    for seconds, first in ((0.44 - 1.01 * left, "matmul"), (0.44 - 0.99 * left, "mlp_decode")):
+        predicted |= {"matmul": seconds / calls, "mlp_decode": 0.44, "mlp": 0.9, "mlp_up": 0.9}
+        found = rank_kernels(FORM, 128, torch.bfloat16, *MACHINE)[0]
+        assert found[0].kernel == first
+        (separate,) = [c for c in found if c.kernel == "matmul"]
+        assert separate.left == pytest.approx(left) and separate.seconds == pytest.approx(seconds + left)
+
+
+def test_ranks_and_cores_share_what_is_left_to_the_compiler(predicted):
+    one = {"form": FORM, "target": "trn2", "cores": 1}
+    left = {
+        name: {c.kernel: c for c in rank_kernels(rows=64, dtype=torch.bfloat16, **{**one, **how})[0]}["matmul"].left
+        for name, how in {"one": {}, "cores": {"cores": 2}, "ranks": {"form": Form(96, 200, 32, 32, 32, tp=2)}}.items()
+    }
+    starts = 2 * get_machine("trn2").dma_start
+    assert (
+        left["one"] - starts
+        == pytest.approx(2 * (left["cores"] - starts))
+        == pytest.approx(2 * (left["ranks"] - starts))
+    )
 
 
 def test_of_many_rows_separate_products_are_whole(predicted):

@@ -22,6 +22,7 @@ import pytest
 
 from optimum_neuronmm.errors import NeuronMMError
 from optimum_neuronmm.kernels import PlanError
+from optimum_neuronmm.kernels.latency import timeline
 from optimum_neuronmm.neuron.selection import DENSE_LAYERS
 from optimum_neuronmm.planning import Deployment, plan_model, read_model
 from optimum_neuronmm.planning.chrome import chrome_trace
@@ -57,6 +58,7 @@ def test_the_text_says_what_it_is(text, plan):
     assert first == f"{plan.model.name} on trn2 (NeuronCore-v3), 2 ranks of 2 cores, bfloat16, batch 2, sequence 96"
     assert second == "Predicted for trn2 by a model of its engines; nothing here was measured."
     assert "measured" not in text.replace("nothing here was measured", "")
+    assert "bound: MLPs at the floor too, without exchanges\n" in text and "\nexchanges (assumed) " in text
     for words in ("predicted MLP ms", "TTFT estimate ms", "TPOT bound ms", "Bounds of the rest", "192 rows", "2 rows"):
         assert words in text
 
@@ -103,8 +105,7 @@ def test_kernels_and_blocks_are_named(text, plan):
                 if line.startswith(f"{phase.name}, ") and f" {variant.label} (3 layers)" in line.partition(":")[0]
             )
             first, *times = [
-                (f"{c.kernel} {c.prediction.milliseconds:.3f}", "" if c.complete else ", not whole")
-                for c in mlps.candidates
+                (f"{c.kernel} {1e3 * c.seconds:.3f}", "" if c.complete else ", not whole") for c in mlps.candidates
             ]
             others = f" (others: {', '.join(map(''.join, times))})" if times else ""
             assert told.endswith(f": {first[0]} ms{first[1]}{others}")
@@ -317,3 +318,15 @@ def test_a_picture_that_fails_leaves_the_older_one(plan, tmp_path, monkeypatch):
     with pytest.raises(NeuronMMError, match="plan.png could not be written: No space left on device. What was there"):
         draw_plan(plan, tmp_path / "plan.png")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
+
+
+def test_a_trace_that_is_cut_says_so(plan, monkeypatch):
+    mlps = plan.variants[1].prefill.mlps[0]
+    monkeypatch.setattr(timeline, "EVENTS", 5)
+    prediction = mlps.trace()
+    assert timeline.CUT in prediction.notes and len(prediction.events) == 5 * len(mlps.best.calls)
+    assert prediction.seconds == pytest.approx(mlps.best.prediction.seconds, rel=0.03)
+    found = chrome_trace(prediction, "an MLP")
+    assert found["traceEvents"][0]["args"]["name"] == "an MLP, predicted for trn2, the beginning"
+    assert timeline.CUT in found["otherData"]["notes"]
+    assert timeline.CUT not in mlps.best.prediction.notes

@@ -26,8 +26,8 @@ from optimum_neuronmm.kernels.latency import predict
 from optimum_neuronmm.kernels.latency.constants import constants_of
 from optimum_neuronmm.neuron.compilation import bandwidth_of
 from optimum_neuronmm.neuron.form import EXCHANGE_SECONDS, SHARDED, Form, forms_of
-from optimum_neuronmm.neuron.selection import DENSE_LAYERS, Candidate
-from optimum_neuronmm.planning import Deployment, interpolation, plan, plan_model, read_model, step
+from optimum_neuronmm.neuron.selection import DENSE_LAYERS, SEPARATELY, Candidate
+from optimum_neuronmm.planning import Deployment, interpolation, plan, plan_model, read_model
 from optimum_neuronmm.planning.roofline import operations
 from optimum_neuronmm.ranks import DENSE, uniform_rank
 
@@ -55,7 +55,7 @@ def ranked(monkeypatch):
             flops=10,
             notes=("a note",),
         )
-        ways = [Candidate("mlp", (), found, complete=rows not in rank_kernels.incomplete)]
+        ways = [Candidate("mlp", (), found, left=3.0 if rows in rank_kernels.incomplete else 0.0)]
         return ways, {"mlp_decode": "too many rows"}
 
     base = predict(matmul, Spec((32, 96)), Spec((96, 32)))
@@ -129,6 +129,10 @@ def test_times_add_up(llama, ranked):
     assert dense.decode.mlp_seconds == 3 * 4.0
     for phase in dense.phases:
         assert list(phase.operations) == operations(llama, found.deployment, prefill=phase.name == "prefill")
+    on = found.deployment
+    for phase, rows in ((dense.prefill, 160), (dense.decode, 4)):
+        flops, moved = 2 * rows * 3 * 96 * 200, 2 * (3 * 96 * 200 + 2 * rows * 96)
+        assert phase.mlp_floor == pytest.approx(3 * max(flops / on.flops, moved / on.bandwidth))
     rest = sum(operation.seconds for operation in dense.prefill.operations)
     assert dense.prefill.rest_seconds == rest > 0
     assert dense.prefill.seconds == 480 + rest and dense.prefill.floor == dense.prefill.mlp_floor + rest
@@ -178,7 +182,8 @@ def test_notes_are_there_once(llama, ranked):
 def test_separate_products_of_few_rows_are_not_predicted_whole(llama, ranked):
     ranked.incomplete = (1,)
     found = plan_model(llama, SHORT).dense
-    assert step.SEPARATELY in found.decode.notes and step.SEPARATELY not in found.prefill.notes
+    assert SEPARATELY in found.decode.notes and SEPARATELY not in found.prefill.notes
+    assert found.decode.mlp_seconds == 3 * (1.0 + 3.0) and found.prefill.mlp_seconds == 3 * 160.0
 
 
 def test_ratios_of_equal_ranks_are_told(llama, ranked):
@@ -360,7 +365,7 @@ def test_the_model_of_the_engines_predicts(config_only):
         for phase in variant.phases:
             (mlps,) = phase.mlps
             assert mlps.count == 3 and phase.mlp_seconds >= phase.mlp_floor > 0
-            times = [candidate.prediction.seconds for candidate in mlps.candidates if candidate.complete]
+            times = [candidate.seconds for candidate in mlps.candidates]
             assert mlps.seconds == min(times) and len(mlps.candidates) + len(mlps.refusals) == 4
         assert variant.prefill.mlp_seconds > variant.decode.mlp_seconds
     assert found.variants[1].decode.mlp_seconds < found.dense.decode.mlp_seconds

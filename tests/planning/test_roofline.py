@@ -112,3 +112,5 @@ def test_the_mlps_of_a_step():
     assert few.bound_by == "memory" and few.seconds == pytest.approx(few.bytes / one.bandwidth)
     half = mlp_operation(Form(2048, 8192, None, None, None, tp=2), 1, 1, two)
     assert half.flops == 2 * 3 * 2048 * 4096
+    single = mlp_operation(form, 1, 1, Deployment(dtype="float32"))
+    assert single.bytes == 2 * mlp_operation(form, 1, 1, one).bytes

@@ -238,6 +238,9 @@ def test_what_leaves_psum_by_hand(rates):
     assert dict(copied) == {SCALAR: pytest.approx(sum(rates.scalar(g * 100) for g in groups))}
     assert gated[SCALAR] == copied[SCALAR]
     assert gated[VECTOR] == pytest.approx(sum(rates.vector(g * 100) for g in groups))
+    several = emptying(rates, "columns", 2, 100, 600, Blocks(256, 256, 2))  # blocks of two, two and one tiles
+    assert several[VECTOR] == pytest.approx(2 * rates.vector(200) + rates.vector(100))
+    assert several[SCALAR] == pytest.approx(2 * rates.scalar(200) + rates.scalar(100))
     partial = emptying(rates, "columns", 1, 100, 600, Blocks(384, 256, 1, partial=True))
     assert dict(partial) == {SCALAR: rates.scalar(5 * 100)}
 
