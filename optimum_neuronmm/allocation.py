@@ -48,7 +48,7 @@ class Projections:
     shapes: dict[str, Shape]
 
     def path(self, layer: int, attribute: str) -> str:
-        return f"{self.family.layer_path(layer)}.{self.family.mlp}.{attribute}"
+        return self.family.projection_path(layer, attribute)
 
     def path_of(self, name: str) -> str:
         """The module path that a checkpoint entry such as `...down_proj.weight` or `...down_proj.u.weight` belongs to."""

@@ -47,6 +47,10 @@ class Family:
     def layer_path(self, layer: int) -> str:
         return f"{self.layers}.{layer}"
 
+    def projection_path(self, layer: int, attribute: str) -> str:
+        """The module path of a projection, by its attribute of the MLP."""
+        return f"{self.layer_path(layer)}.{self.mlp}.{attribute}"
+
     def input_groups(self, attributes: Iterable[str]) -> list[list[str]]:
         """Groups attributes of the MLP that read the same input: gate and up read X, down reads what they produce."""
         groups: dict[bool, list[str]] = {}

@@ -64,7 +64,7 @@ def test_the_table_lists_every_linear_of_the_mlp_and_its_shape(family_and_model)
 
 def test_the_table_says_which_attribute_is_down(family_and_model):
     family, model = family_and_model
-    linear = model.get_submodule(f"{family.layer_path(0)}.{family.mlp}.{family.down}")
+    linear = model.get_submodule(family.projection_path(0, family.down))
     assert (linear.in_features, linear.out_features) == (TINY["intermediate_size"], TINY["hidden_size"])
     assert family.projections[family.down] == ("down",)
 

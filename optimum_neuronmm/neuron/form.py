@@ -213,7 +213,7 @@ def forms_of(
         ranks: dict[str, int | None] = dict.fromkeys(PROJECTIONS, DENSE)
         shared = False
         for attribute, computes in family.projections.items():
-            entry = unknown.pop(f"{family.layer_path(layer)}.{family.mlp}.{attribute}", None)
+            entry = unknown.pop(family.projection_path(layer, attribute), None)
             if entry is not None:
                 ranks |= dict.fromkeys(computes, entry["rank"])
                 shared = shared or len(computes) > 1

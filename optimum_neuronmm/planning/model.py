@@ -87,15 +87,11 @@ class Model:
             for attribute, computes in self.family.projections.items()
         }
 
-    def path(self, layer: int, attribute: str) -> str:
-        """The module path of a projection."""
-        return f"{self.family.layer_path(layer)}.{self.family.mlp}.{attribute}"
-
     @property
     def paths(self) -> dict[str, Shape]:
         """The projections of all MLPs, by path."""
         return {
-            self.path(layer, attribute): shape
+            self.family.projection_path(layer, attribute): shape
             for layer in range(self.layers)
             for attribute, shape in self.projections.items()
         }

@@ -309,7 +309,7 @@ def _forms(model: Model, deployment: Deployment, modules: dict[str, dict], layou
 def _projections(model: Model, config: NeuronMMConfig) -> Projections:
     attributes = model.family.selected(config.projections)
     shapes: dict[str, Shape] = {
-        model.path(layer, attribute): model.projections[attribute]
+        model.family.projection_path(layer, attribute): model.projections[attribute]
         for layer in range(model.layers)
         for attribute in attributes
     }
@@ -318,7 +318,10 @@ def _projections(model: Model, config: NeuronMMConfig) -> Projections:
 
 def _ranks_by_attribute(model: Model, modules: dict[str, dict]) -> dict[str, list[int | None]]:
     return {
-        attribute: [modules.get(model.path(layer, attribute), {}).get("rank", DENSE) for layer in range(model.layers)]
+        attribute: [
+            modules.get(model.family.projection_path(layer, attribute), {}).get("rank", DENSE)
+            for layer in range(model.layers)
+        ]
         for attribute in model.projections
     }
 

@@ -48,7 +48,7 @@ def save_compressed(dense: Path, directory: Path, ranks: dict[str, int | None] |
         for attribute, rank in layers.get(f"layer_{layer}", ranks).items():
             if rank is None:
                 continue
-            path = f"{family.layer_path(layer)}.{family.mlp}.{attribute}"
+            path = family.projection_path(layer, attribute)
             modules[path] = {"rank": rank, "storage": "uv"}
             left, values, right = torch.linalg.svd(model.get_submodule(path).weight.float(), full_matrices=False)
             # More singular vectors than there are stand for a rank that is larger: zeros would hide what is dropped.
